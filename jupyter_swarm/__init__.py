@@ -1,0 +1,66 @@
+"""Jupyter kernels anywhere train one model together, through the Jupyter server they can already reach.
+
+Importing the package is light: neither torch nor the Jupyter server is loaded until a name that needs it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .optim import SGD as SGD
+    from .optim import AdamW as AdamW
+    from .optim import Nesterov as Nesterov
+    from .peer.api import Session as Session
+    from .peer.api import host as host
+    from .peer.api import join as join
+    from .peer.api import train as train
+    from .peer.recipe import Data as Data
+    from .peer.recipe import Recipe as Recipe
+    from .strategies import EveryStep as EveryStep
+
+__version__ = "0.1.0"
+
+# Public name -> where it lives, relative to this package; the imports above say the same to type checkers.
+_EXPORTS = {
+    "AdamW": ".optim",
+    "Data": ".peer.recipe",
+    "EveryStep": ".strategies",
+    "Nesterov": ".optim",
+    "Recipe": ".peer.recipe",
+    "SGD": ".optim",
+    "Session": ".peer.api",
+    "host": ".peer.api",
+    "join": ".peer.api",
+    "train": ".peer.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562) and keep it."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_EXPORTS[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """Tell a Jupyter server which application this package adds to it."""
+    from .coordinator.app import SwarmExtension
+
+    return [{"module": "jupyter_swarm.coordinator.app", "app": SwarmExtension}]
+
+
+def load_ipython_extension(ipython: InteractiveShell) -> None:
+    """``%load_ext jupyter_swarm``: register the ``%swarm`` magics."""
+    from .notebook.magics import load_ipython_extension as load
+
+    load(ipython)
