@@ -1,0 +1,1 @@
+"""Sockets that carry frames: kept buffers, heartbeat, reconnection under the same identity."""

@@ -1,0 +1,1 @@
+"""IPython magics and widgets over the public API; they hold no logic of their own."""

@@ -1,0 +1,1 @@
+"""The kernel's side of a session: recipe, data leases, trainer, and the public Session."""

@@ -1,0 +1,1 @@
+"""Training algorithms, one file each: the round rule as plain data, and the torch half, as in the paper's box."""
