@@ -1,0 +1,87 @@
+"""Which samples a lease means, and the batches made of them.
+
+Positions count through all epochs: position p is sample `order(p // n)[p % n]`, where the order of an epoch is a
+permutation drawn from (seed, epoch) alone. So every peer knows what any lease means without being told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch.utils.data import TensorDataset, default_collate
+
+from ..protocol.errors import RecipeError
+
+
+class EpochOrder:
+    """The order in which the epochs visit `samples` samples; the last two permutations that were used are kept."""
+
+    def __init__(self, samples: int, seed: int) -> None:
+        self.samples = samples
+        self.seed = seed
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def indices(self, start: int, stop: int) -> torch.Tensor:
+        """The sample indices, int64, at the positions [start, stop); a range may cross epochs."""
+        parts = []
+        while start < stop:
+            epoch, offset = divmod(start, self.samples)
+            count = min(stop - start, self.samples - offset)
+            parts.append(self._epoch(epoch)[offset : offset + count])
+            start += count
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    def _epoch(self, epoch: int) -> torch.Tensor:
+        if epoch not in self._kept:
+            if len(self._kept) > 1:
+                del self._kept[min(self._kept)]
+            digest = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            self._kept[epoch] = torch.randperm(self.samples, generator=generator)
+        return self._kept[epoch]
+
+
+class Samples:
+    """One part of the data, by index. Raises `RecipeError` for what is neither tensors nor a map-style dataset."""
+
+    def __init__(self, source: Any) -> None:
+        if isinstance(source, TensorDataset):
+            source = source.tensors
+        self._tensors: tuple[torch.Tensor, ...] | None = None
+        self._dataset: Any = source
+        if isinstance(source, (tuple, list)) and source and all(isinstance(part, torch.Tensor) for part in source):
+            if len({len(part) for part in source}) != 1:
+                raise RecipeError(f"The tensors of the data differ in length: {[len(part) for part in source]}.")
+            self._tensors = tuple(source)
+        elif source is not None and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+            raise RecipeError(
+                f"The data is a {type(source).__name__}.",
+                "Samples are leased by index.",
+                "Return a map-style dataset (with __len__ and __getitem__) or a tuple of tensors.",
+            )
+
+    def __len__(self) -> int:
+        if self._tensors is not None:
+            return len(self._tensors[0])
+        return 0 if self._dataset is None else len(self._dataset)
+
+    def batch(self, indices: torch.Tensor) -> Any:
+        """The samples at `indices`, collated on the CPU."""
+        if self._tensors is not None:
+            return tuple(part[indices.to(part.device)] for part in self._tensors)
+        return default_collate([self._dataset[index] for index in indices.tolist()])
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with every tensor in it on `device`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
