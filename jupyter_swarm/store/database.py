@@ -1,0 +1,403 @@
+"""The record of a server in one SQLite file: sessions, invites, members, events, committed rounds, metrics.
+
+A round is committed when `Database.add_round` has returned: the file is in WAL mode with synchronous=FULL, so what was
+written is on the disk. The file is locked for as long as it is open, since two servers that ran the same sessions
+would tear them. The lock goes with the process. It also spares WAL its shared memory, which network file systems lack.
+
+All times are seconds since 1970, given by the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..protocol.errors import InviteError, SessionError, StoreError
+from ..protocol.invites import Role, hash_secret
+from ..protocol.layout import Layout
+from ..protocol.records import RoundRecord
+from ..protocol.rules import SessionSettings, SessionSpec
+from .atomic import disk_full
+from .rows import Event, Member, Metric, SessionState, StoredInvite, StoredSession
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE sessions (
+    session TEXT PRIMARY KEY, spec TEXT NOT NULL, layout TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
+    ended REAL, generation INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE invites (
+    session TEXT NOT NULL REFERENCES sessions, number INTEGER NOT NULL, role TEXT NOT NULL, secret_hash TEXT NOT NULL,
+    label TEXT NOT NULL, expires REAL NOT NULL, capacity INTEGER NOT NULL, uses INTEGER NOT NULL, revoked REAL,
+    PRIMARY KEY (session, number)
+) WITHOUT ROWID;
+CREATE TABLE members (
+    session TEXT NOT NULL REFERENCES sessions, member TEXT NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL,
+    token_hash TEXT NOT NULL, joined REAL NOT NULL, last_seen REAL NOT NULL, PRIMARY KEY (session, member)
+) WITHOUT ROWID;
+CREATE TABLE events (
+    session TEXT NOT NULL REFERENCES sessions, unix_time REAL NOT NULL, generation INTEGER NOT NULL,
+    round INTEGER NOT NULL, level TEXT NOT NULL, member TEXT NOT NULL, text TEXT NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT
+);
+CREATE INDEX events_of_session ON events (session, number);
+CREATE TABLE rounds (
+    session TEXT NOT NULL REFERENCES sessions, round INTEGER NOT NULL, record TEXT NOT NULL,
+    PRIMARY KEY (session, round)
+);
+CREATE TABLE metrics (
+    session TEXT NOT NULL REFERENCES sessions, version INTEGER NOT NULL, member TEXT NOT NULL, name TEXT NOT NULL,
+    sum REAL, count INTEGER NOT NULL, PRIMARY KEY (session, version, member, name)
+) WITHOUT ROWID;
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+class Database:
+    """The open record. Open it, use it and close it in one and the same thread: SQLite refuses any other.
+
+    Every method raises `StoreError` where the disk refuses or the file is damaged; what was there before stays.
+    """
+
+    def __init__(self, path: Path, lock_seconds: float = 5.0) -> None:
+        """Open or make the file; waits `lock_seconds` for another server to let it go."""
+        self._path = path
+        with self._errors():
+            self._connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None)
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def close(self) -> None:
+        """Close the file and let others open it."""
+        with self._errors():
+            self._connection.close()
+
+    # --- sessions
+
+    def add_session(self, session: str, spec: SessionSpec, layout: Layout, now: float) -> None:
+        """Record a new session, running, at generation 0. Raises `SessionError` if its id is taken."""
+        row = (session, _json(spec), _json(layout), "running", now, None, 0)
+        with self._transaction():
+            if self._rows("SELECT 1 FROM sessions WHERE session = ?", session):
+                raise SessionError(f"There is a session {session!r} already.", todo="Choose another name.")
+            self._insert("sessions", row)
+
+    def sessions(self) -> list[StoredSession]:
+        """All sessions, oldest first."""
+        with self._errors():
+            rows = self._rows(
+                "SELECT session, spec, state, created, ended, generation FROM sessions ORDER BY created, session"
+            )
+        return [StoredSession(row[0], _from_json(row[1], SessionSpec), *row[2:]) for row in rows]
+
+    def layout(self, session: str) -> Layout:
+        """The layout that the session was opened with. Raises `SessionError` if there is no such session."""
+        return _from_json(self._of_session("layout", session), Layout)
+
+    def save_settings(self, session: str, settings: SessionSettings) -> SessionSpec:
+        """Replace the settings in the session's spec; returns the new spec. Raises `SessionError`."""
+        with self._transaction():
+            spec = _from_json(self._of_session("spec", session), SessionSpec)
+            spec = msgspec.structs.replace(spec, settings=settings)
+            self._execute("UPDATE sessions SET spec = ? WHERE session = ?", _json(spec), session)
+        return spec
+
+    def save_state(self, session: str, state: SessionState, now: float) -> None:
+        """Record what the session does from now on. Raises `SessionError`."""
+        ended = now if state == "finished" else None
+        with self._transaction():
+            self._of_session("state", session)
+            self._execute("UPDATE sessions SET state = ?, ended = ? WHERE session = ?", state, ended, session)
+
+    def raise_generation(self, session: str) -> int:
+        """Count one more start of the server for this session; returns the new generation. Raises `SessionError`."""
+        with self._transaction():
+            generation: int = self._of_session("generation", session) + 1
+            self._execute("UPDATE sessions SET generation = ? WHERE session = ?", generation, session)
+        return generation
+
+    # --- invites
+
+    def add_invite(
+        self, session: str, role: Role, secret: str, label: str, expires: float, capacity: int
+    ) -> StoredInvite:
+        """Record a new invite by the hash of its secret. Raises `SessionError`."""
+        with self._transaction():
+            self._of_session("session", session)
+            (number,) = self._rows("SELECT 1 + COALESCE(MAX(number), 0) FROM invites WHERE session = ?", session)[0]
+            invite = StoredInvite(session, number, role, hash_secret(secret), label, expires, capacity)
+            self._insert("invites", msgspec.structs.astuple(invite))
+        return invite
+
+    def invites(self, session: str) -> list[StoredInvite]:
+        """All invites of a session, in the order they were made."""
+        return self._read(StoredInvite, "SELECT * FROM invites WHERE session = ? ORDER BY number", session)
+
+    def check_invite(self, session: str, secret: str, now: float) -> StoredInvite:
+        """The invite with this secret. Raises `InviteError` if it is wrong, revoked or expired (not if it is full)."""
+        found = _by_hash(((invite.secret_hash, invite) for invite in self.invites(session)), secret)
+        ask = "Ask the instructor for a new invite."
+        if found is None:
+            raise InviteError("The server does not know this invite.", "Its secret belongs to no invite here.", ask)
+        if found.revoked is not None:
+            raise InviteError("This invite is no longer valid.", "The instructor has revoked it.", ask)
+        if found.expires <= now:
+            raise InviteError("This invite is no longer valid.", "It has expired.", ask)
+        return found
+
+    def use_invite(self, session: str, secret: str, now: float) -> StoredInvite:
+        """As `check_invite`, and count one use. Raises `InviteError` also if the invite is full."""
+        with self._transaction():
+            found = self.check_invite(session, secret, now)
+            if found.uses >= found.capacity:
+                raise InviteError(
+                    "This invite is full.",
+                    f"It lets {found.capacity} in, and so many have used it.",
+                    "Ask the instructor for an invite with more places.",
+                )
+            found = msgspec.structs.replace(found, uses=found.uses + 1)
+            self._execute(
+                "UPDATE invites SET uses = ? WHERE session = ? AND number = ?", found.uses, session, found.number
+            )
+        return found
+
+    def revoke_invite(self, session: str, number: int, now: float) -> None:
+        """Let nobody in by this invite from now on; the time of a first revocation stays."""
+        with self._transaction():
+            self._execute(
+                "UPDATE invites SET revoked = ? WHERE session = ? AND number = ? AND revoked IS NULL",
+                now, session, number,
+            )  # fmt: skip
+
+    # --- members
+
+    def add_member(self, member: Member) -> None:
+        """Record a new member. Raises `StoreError` if the session has a member of this id, or is not there."""
+        with self._transaction():
+            self._insert("members", msgspec.structs.astuple(member))
+
+    def members(self, session: str) -> list[Member]:
+        """All members, in the order they joined."""
+        return self._read(Member, "SELECT * FROM members WHERE session = ? ORDER BY joined, member", session)
+
+    def find_member(self, session: str, token: str) -> Member | None:
+        """The member that this token was given to."""
+        return _by_hash(((member.token_hash, member) for member in self.members(session)), token)
+
+    def saw_members(self, session: str, members: Iterable[str], now: float) -> None:
+        """Record that these members were connected at `now`."""
+        with self._transaction():
+            for member in members:
+                self._execute("UPDATE members SET last_seen = ? WHERE session = ? AND member = ?", now, session, member)
+
+    # --- rounds, metrics, events
+
+    def add_round(self, record: RoundRecord, metrics: Iterable[Metric] = (), events: Iterable[Event] = ()) -> None:
+        """Commit a round: when this returns, the record is durable, and with it what came of the round.
+
+        Raises `StoreError`, having written nothing, for any round but the one after the last, and for a record that
+        could not be read back.
+        """
+        text = _json(record)
+        try:
+            faithful = msgspec.json.decode(text, type=RoundRecord) == record
+        except msgspec.ValidationError:
+            faithful = False
+        if not faithful:
+            raise StoreError(
+                f"Round {record.round} cannot be recorded.", "Its record holds numbers that are not finite."
+            )
+        with self._transaction():
+            last = self._last_round(record.session)
+            if record.round != last + 1:
+                raise StoreError(
+                    f"Round {record.round} cannot be recorded.",
+                    f"The last recorded round is {last}, so the next one is {last + 1}.",
+                    "Restart the server: it goes on from what is recorded.",
+                )
+            self._insert("rounds", (record.session, record.round, text))
+            self._insert_metrics(metrics)
+            self._insert_events(events)
+
+    def last_round(self, session: str) -> int:
+        """The last committed round, which is the session's version; 0 without any."""
+        with self._errors():
+            return self._last_round(session)
+
+    def round(self, session: str, round: int) -> RoundRecord | None:
+        """The record of one round."""
+        with self._errors():
+            rows = self._rows("SELECT record FROM rounds WHERE session = ? AND round = ?", session, round)
+        return _from_json(rows[0][0], RoundRecord) if rows else None
+
+    def rounds(self, session: str, after: int = 0) -> Iterator[RoundRecord]:
+        """The records of the rounds after `after`, in order, read one by one."""
+        for number in range(after + 1, self.last_round(session) + 1):
+            record = self.round(session, number)
+            if record is None:
+                raise StoreError(f"The record of round {number} is missing.", f"{self._path} is damaged.")
+            yield record
+
+    def add_metrics(self, metrics: Iterable[Metric]) -> None:
+        """Record metrics; one with the same version, member and name is replaced."""
+        with self._transaction():
+            self._insert_metrics(metrics)
+
+    def metrics(self, session: str, after: int = -1) -> list[Metric]:
+        """The metrics of the versions after `after`, in the order of versions."""
+        return self._read(
+            Metric,
+            "SELECT session, version, member, name, COALESCE(sum, ?), count FROM metrics"
+            " WHERE session = ? AND version > ? ORDER BY version, member, name",
+            math.nan, session, after,
+        )  # fmt: skip
+
+    def add_events(self, events: Iterable[Event]) -> None:
+        """Record events; their `number` is given here."""
+        with self._transaction():
+            self._insert_events(events)
+
+    def events(self, session: str, after: int = 0, limit: int = 1000) -> list[Event]:
+        """At most `limit` events whose number is above `after`, in order."""
+        return self._read(
+            Event,
+            "SELECT * FROM events WHERE session = ? AND number > ? ORDER BY number LIMIT ?",
+            session, after, limit,
+        )  # fmt: skip
+
+    # --- SQLite
+
+    def _prepare(self) -> None:
+        # Before the first access, so that WAL needs no shared memory and no second server comes in.
+        self._execute("PRAGMA locking_mode = EXCLUSIVE")
+        (version,) = self._rows("PRAGMA user_version")[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                "The stored sessions were written by a newer jupyter_swarm.",
+                f"{self._path} has format {version}; this release reads format {SCHEMA_VERSION}.",
+                "Upgrade jupyter_swarm on the server, or choose another folder for its sessions.",
+            )
+        self._execute("PRAGMA journal_mode = WAL")
+        self._execute("PRAGMA synchronous = FULL")
+        self._execute("PRAGMA foreign_keys = ON")
+        if version == 0:
+            self._connection.executescript(_SCHEMA)
+
+    def _execute(self, sql: str, *values: Any) -> None:
+        self._connection.execute(sql, values)
+
+    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def _read(self, kind: type[_S], sql: str, *values: Any) -> list[_S]:
+        """Rows whose columns are the fields of `kind`, in its order."""
+        with self._errors():
+            return [kind(*row) for row in self._rows(sql, *values)]
+
+    def _insert(self, table: str, row: tuple[Any, ...], how: str = "INSERT") -> None:
+        self._execute(f"{how} INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+
+    def _insert_metrics(self, metrics: Iterable[Metric]) -> None:
+        for metric in metrics:
+            self._insert("metrics", msgspec.structs.astuple(metric), "INSERT OR REPLACE")
+
+    def _insert_events(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._insert("events", (*msgspec.structs.astuple(event)[:-1], None))
+
+    def _of_session(self, column: str, session: str) -> Any:
+        with self._errors():
+            rows = self._rows(f"SELECT {column} FROM sessions WHERE session = ?", session)
+        if not rows:
+            raise SessionError(
+                f"There is no session {session!r} on this server.", todo="Check the name, or ask for a new invite."
+            )
+        return rows[0][0]
+
+    def _last_round(self, session: str) -> int:
+        (last,) = self._rows("SELECT COALESCE(MAX(round), 0) FROM rounds WHERE session = ?", session)[0]
+        return int(last)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the block's writes, or none of them."""
+        with self._errors():
+            self._execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself rolls back some of its failures
+                    self._execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """SQLite's failures as `StoreError`; what only a mistake in this program can cause stays as it is."""
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise
+        except sqlite3.Error as error:
+            raise self._store_error(str(error)) from error
+
+    def _store_error(self, reason: str) -> StoreError:
+        why = f"{reason} ({self._path})"
+        folder = self._path.parent
+        if "is full" in reason:
+            return disk_full(why, folder)
+        if "locked" in reason:
+            return StoreError(
+                "The stored sessions are in use by another server.",
+                why,
+                "Stop the other Jupyter server, or choose another folder for the sessions of this one.",
+            )
+        if "malformed" in reason or "not a database" in reason:
+            return StoreError(
+                "The record of the stored sessions is damaged.",
+                why,
+                f"Restore {folder} from a backup, or move it away.",
+            )
+        return StoreError(
+            "The server could not write or read its record.",
+            why,
+            f"Check the disk of {folder}, its free space, and the right to write there; then resume the session.",
+        )
+
+
+def _json(value: msgspec.Struct) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _from_json(text: str, kind: type[_S]) -> _S:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"A stored {kind.__name__} cannot be read.", f"{error}", "Upgrade jupyter_swarm on the server."
+        ) from error
+
+
+def _by_hash(candidates: Iterable[tuple[str, _S]], secret: str) -> _S | None:
+    """Compares with all of them, in constant time each, so that timing tells nothing about who is there."""
+    wanted = hash_secret(secret)
+    found = None
+    for known, candidate in candidates:
+        if hmac.compare_digest(known, wanted):
+            found = candidate
+    return found

@@ -1,0 +1,84 @@
+"""What the database gives back, as plain data. The order of the fields is the order of the table's columns.
+
+All times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from ..protocol.invites import Role
+from ..protocol.rules import SessionSpec
+
+SessionState = Literal["running", "paused", "finished"]
+"""What a restarted server goes on with. Whether a running session waits or trains is decided anew."""
+Level = Literal["info", "warning", "error"]
+
+
+class StoredSession(msgspec.Struct, frozen=True):
+    """A session without its layout. `generation` counts the starts of the server that took it up."""
+
+    session: str
+    spec: SessionSpec
+    state: SessionState
+    created: float
+    ended: float | None
+    generation: int
+
+
+class StoredInvite(msgspec.Struct, frozen=True):
+    """An invite: so many uses (`capacity`) until `expires`, unless `revoked` (when it was). The secret is not kept."""
+
+    session: str
+    number: int
+    role: Role
+    secret_hash: str
+    label: str
+    expires: float
+    capacity: int
+    uses: int = 0
+    revoked: float | None = None
+
+
+class Member(msgspec.Struct, frozen=True):
+    """Who has ever been in a session. `token_hash` is the `hash_secret` of the token that makes them the same again."""
+
+    session: str
+    member: str
+    role: Role
+    name: str
+    token_hash: str
+    joined: float
+    last_seen: float
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that people should be able to read later. `member` is '' where nobody in particular is meant;
+    `number` is given by the database."""
+
+    session: str
+    unix_time: float
+    generation: int
+    round: int
+    level: Level
+    member: str
+    text: str
+    number: int = 0
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """The sum of a metric over `count` samples at a version, of one member, or of all together (member '')."""
+
+    session: str
+    version: int
+    member: str
+    name: str
+    sum: float
+    count: int
+
+    @property
+    def mean(self) -> float:
+        return self.sum / self.count if self.count else math.nan
