@@ -1,0 +1,55 @@
+"""What the decisions want done. The driver (coordinator, test, simulator) carries them out in order."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..protocol.messages import Message
+from ..protocol.records import RoundRecord
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Send a message to one member."""
+
+    member: str
+    message: Message
+
+
+class TellPeers(msgspec.Struct, frozen=True):
+    """Send a message to every peer. With `in_order` it must not overtake the packets on their way to it."""
+
+    message: Message
+    in_order: bool = False
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Hand the shards to these holders (shard index -> holder); answer with `Placed` and the same number."""
+
+    number: int
+    placement: dict[int, str]
+
+
+class WriteRecord(msgspec.Struct, frozen=True):
+    """Make the packets and then the record durable; answer with `Recorded` or `RecordFailed`."""
+
+    record: RoundRecord
+
+
+class Disconnect(msgspec.Struct, frozen=True):
+    """Close a member's connection; it has been told why."""
+
+    member: str
+    reason: str
+
+
+class Note(msgspec.Struct, frozen=True):
+    """A line for the session's log and for those who watch."""
+
+    level: Literal["info", "warning", "error"]
+    text: str
+    member: str = ""
+
+
+Effect = Tell | TellPeers | Place | WriteRecord | Disconnect | Note

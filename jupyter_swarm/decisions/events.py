@@ -1,0 +1,101 @@
+"""What can happen to a session. Times are not part of an event: `handle` gets `now` beside it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..protocol.messages import FromMember
+from ..protocol.rules import SessionSettings
+
+
+class Event(msgspec.Struct, frozen=True, tag=True):
+    """Base of all events."""
+
+
+class MemberJoined(Event, frozen=True):
+    """A peer or holder has said hello on a new connection."""
+
+    member: str
+    role: Literal["peer", "holder"]
+    name: str = ""
+    device: str = "cpu"
+
+
+class MemberLost(Event, frozen=True):
+    """A member's connection is gone; for a peer that left on purpose `reason` says so."""
+
+    member: str
+    reason: str
+
+
+class Said(Event, frozen=True):
+    """A member sent a message."""
+
+    member: str
+    message: FromMember
+
+
+class Placed(Event, frozen=True):
+    """All holders have the shards that the `Place` with this number gave them."""
+
+    number: int
+
+
+class Recorded(Event, frozen=True):
+    """The packets and the round record are durable."""
+
+    round: int
+    attempt: int
+
+
+class RecordFailed(Event, frozen=True):
+    """They are not, and nothing of them is left."""
+
+    round: int
+    attempt: int
+    reason: str
+
+
+class Pause(Event, frozen=True):
+    """Stop handing out work."""
+
+    by: str
+
+
+class Resume(Event, frozen=True):
+    """Go on."""
+
+    by: str
+
+
+class PausePeer(Event, frozen=True):
+    """Stop (or go on) handing work to one peer."""
+
+    member: str
+    by: str
+    resume: bool = False
+
+
+class Finish(Event, frozen=True):
+    """End the session after the round under way."""
+
+    by: str
+
+
+class Change(Event, frozen=True):
+    """New settings, from the next round on."""
+
+    settings: SessionSettings
+    by: str
+
+
+class Tick(Event, frozen=True):
+    """Time has passed. Sent about once a second; deadlines are seconds apart."""
+
+
+AnyEvent = (
+    MemberJoined | MemberLost | Said | Placed | Recorded | RecordFailed | Pause | Resume | PausePeer | Finish | Change
+    | Tick
+)  # fmt: skip

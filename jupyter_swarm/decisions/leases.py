@@ -1,0 +1,124 @@
+"""The data set's bookkeeping: leased -> done -> claimed by one contribution -> consumed by the round's record.
+
+A round owns exactly its target of sample positions. What comes back (a peer left, a lease failed, an attempt was
+aborted) comes back to the same round. Samples whose lease fails twice are skipped and listed, and the round draws as
+many new ones. Positions are counted through all epochs, so that an epoch's end needs no special case.
+"""
+
+from __future__ import annotations
+
+from ..protocol.records import BookState, Skip
+from .state import Book, Lease, Peer, Piece, State
+
+SPLIT_FAILED = 8
+"""Samples whose lease failed are leased again in so many pieces, so that one bad sample takes few others with it."""
+LEASES_PER_ROUND = 8
+"""A peer's smallest lease is this part of its share of a round, so that leases do not cost more than they balance."""
+
+
+def draw(book: Book, target: int) -> None:
+    """Let the round own `target` positions: what was left over from earlier rounds first, then new ones."""
+    missing = target - sum(piece.stop - piece.start for piece in book.free)
+    if missing > 0:
+        book.free.append(Piece(book.cursor, book.cursor + missing))
+        book.cursor += missing
+
+
+def lease_size(state: State, peer: Peer, free: int, whole: int) -> int:
+    """How many samples to lease to `peer` when `free` of the round's `whole` are left.
+
+    Half of the peer's share of what is left (guided self-scheduling): large leases first, small ones at the end, so
+    that all peers end at about the same time whatever their speed.
+    """
+    peers = state.active_peers()
+    known = [other.speed for other in peers if other.speed > 0]
+    usual = sum(known) / len(known) if known else 1.0
+    total = sum(other.speed or usual for other in peers) or 1.0
+    share = min((peer.speed or usual) / total, 1.0)
+    least = max(1, int(whole * share) // LEASES_PER_ROUND)
+    size = min(max(least, int(free * share / 2 + 0.999)), free)
+    return free if free - size < least else size
+
+
+def take(state: State, peer: Peer, now: float) -> Lease | None:
+    """Lease samples of the open round to `peer`; None if there are none for it."""
+    book = state.book
+    others = len(state.active_peers()) > 1
+    index = next((i for i, piece in enumerate(book.free) if not (others and piece.avoid == peer.id)), None)
+    if index is None:
+        return None
+    piece = book.free[index]
+    length = piece.stop - piece.start
+    size = min(lease_size(state, peer, sum(p.stop - p.start for p in book.free), state.round.target), length)
+    if piece.failures:
+        size = length
+    stop = piece.start + size
+    lease = Lease(
+        book.next_lease, "train", peer.id, piece.start, stop, now, deadline(state, peer, size, now), piece.failures
+    )
+    if stop == piece.stop:
+        del book.free[index]
+    else:
+        piece.start = stop
+    book.next_lease += 1
+    book.leases[lease.id] = lease
+    peer.leases.append(lease.id)
+    return lease
+
+
+def deadline(state: State, peer: Peer, size: int, now: float) -> float:
+    """When a lease of `size` samples counts as lost: ten times what the peer's measured speed promises."""
+    expected = size / peer.speed if peer.speed else 0.0
+    return now + max(state.settings.lease_seconds, 10.0 * expected)
+
+
+def give_back(book: Book, lease: Lease) -> None:
+    """The samples of `lease` are free again, first in line."""
+    del book.leases[lease.id]
+    book.free.insert(0, Piece(lease.start, lease.stop, lease.failures))
+
+
+def fail(book: Book, lease: Lease, reason: str) -> Skip | None:
+    """A lease could not be computed: lease its samples again in smaller pieces, or skip them the second time."""
+    del book.leases[lease.id]
+    if lease.failures:
+        skip = Skip((lease.start, lease.stop), reason)
+        book.skips.append(skip)
+        book.skipped += lease.count
+        book.free.append(Piece(book.cursor, book.cursor + lease.count))
+        book.cursor += lease.count
+        return skip
+    step = max(1, -(-lease.count // SPLIT_FAILED))
+    for start in range(lease.start, lease.stop, step):
+        book.free.append(Piece(start, min(start + step, lease.stop), 1, lease.peer, reason))
+    return None
+
+
+def give_all_back(book: Book) -> None:
+    """An attempt is void: every training lease is free again, in order and joined where they touch."""
+    pieces = book.free
+    for lease in [lease for lease in book.leases.values() if lease.kind == "train"]:
+        del book.leases[lease.id]
+        pieces.append(Piece(lease.start, lease.stop, lease.failures))
+    pieces.sort(key=lambda piece: piece.start)
+    book.free = []
+    for piece in pieces:
+        last = book.free[-1] if book.free else None
+        if last and last.stop == piece.start and not last.failures and not piece.failures:
+            last.stop = piece.stop
+        else:
+            book.free.append(piece)
+
+
+def after_commit(book: Book, samples: int) -> BookState:
+    """What the record of a round that consumed `samples` says of the book."""
+    pool = tuple((piece.start, piece.stop) for piece in book.free)
+    return BookState(book.cursor, pool, book.consumed + samples, book.skipped)
+
+
+def consume(book: Book, samples: int) -> None:
+    """The round's record is durable: its claimed leases are consumed."""
+    for lease in [lease for lease in book.leases.values() if lease.state == "claimed"]:
+        del book.leases[lease.id]
+    book.consumed += samples
+    book.skips = []

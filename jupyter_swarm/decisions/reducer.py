@@ -1,0 +1,160 @@
+"""`handle`: the one entrance. An event goes in, the state moves, effects come out.
+
+The state that is passed in is the caller's to give up: it is changed in place and returned, because copying thousands
+of peers for each event would cost more than all decisions. Nothing else is read or written, so the same events at the
+same times give the same state and effects.
+"""
+
+from __future__ import annotations
+
+from ..protocol import messages as m
+from . import contributions, roster, rounds, work
+from .effects import Effect, Note
+from .events import (
+    AnyEvent,
+    Change,
+    Finish,
+    MemberJoined,
+    MemberLost,
+    Pause,
+    PausePeer,
+    Placed,
+    Recorded,
+    RecordFailed,
+    Resume,
+    Said,
+    Tick,
+)
+from .state import State
+
+
+def handle(state: State, event: AnyEvent, now: float) -> tuple[State, list[Effect]]:
+    """Apply one event that happens at `now` (seconds). Events of an older generation or attempt change nothing."""
+    effects = _apply(state, event, now)
+    if state.phase == "open":
+        effects += rounds.close_if_complete(state, now)
+    elif state.phase == "finishing" and state.evaluation is None:
+        effects += rounds.finish(state)
+    return state, effects
+
+
+def _apply(state: State, event: AnyEvent, now: float) -> list[Effect]:
+    match event:
+        case Said():
+            return _said(state, event, now)
+        case MemberJoined():
+            return roster.joined(state, event, now)
+        case MemberLost():
+            return roster.lost(state, event, now)
+        case Placed():
+            return rounds.placed(state, event.number, now)
+        case Recorded():
+            return rounds.recorded(state, event, now)
+        case RecordFailed():
+            return rounds.record_failed(state, event, now)
+        case Tick():
+            return _tick(state, now)
+        case _:
+            return _steered(state, event, now)
+
+
+def _steered(state: State, event: AnyEvent, now: float) -> list[Effect]:
+    match event:
+        case Pause():
+            state.paused = f"by {event.by}"
+            return [Note("info", f"Paused by {event.by}.")]
+        case Resume():
+            state.paused = ""
+            return [Note("info", f"Resumed by {event.by}."), *_go_on(state, now)]
+        case PausePeer() if event.member in state.peers:
+            return _pause_peer(state, event, now)
+        case Finish():
+            return _end(state, event, now)
+        case Change():
+            state.next_settings = event.settings
+            return [Note("info", f"{event.by} changed the settings; they hold from the next round on.")]
+        case _:
+            return []
+
+
+def _pause_peer(state: State, event: PausePeer, now: float) -> list[Effect]:
+    peer = state.peers[event.member]
+    if event.resume:
+        peer.paused, peer.failures, peer.strikes = "", 0, 0
+        return [Note("info", f"{peer.name} goes on.", peer.id), *_go_on(state, now)]
+    return [work.pause_peer(state, peer, f"by {event.by}"), *work.serve(state, peer, now)]
+
+
+def _go_on(state: State, now: float) -> list[Effect]:
+    return rounds.finishing(state, now) if state.phase == "finishing" else work.dispatch(state, now)
+
+
+def _end(state: State, event: Finish, now: float) -> list[Effect]:
+    if state.phase in ("finishing", "finished"):
+        return []
+    state.ending = f"stopped by {event.by}"
+    idle = state.phase == "placing" or (state.phase == "open" and (state.paused or not state.active_peers()))
+    if not idle:
+        return [Note("info", f"{event.by} ends the session after round {state.round.number}.")]
+    effects = rounds.abort(state, state.ending, now) if state.phase == "open" else []
+    return effects + rounds.finishing(state, now)
+
+
+def _tick(state: State, now: float) -> list[Effect]:
+    effects = contributions.overdue(state, now) + roster.overdue(state, now)
+    if state.phase == "finishing" or (state.ending and state.phase == "open" and not state.active_peers()):
+        effects += rounds.finishing(state, now)
+    return effects
+
+
+def _said(state: State, event: Said, now: float) -> list[Effect]:
+    message = event.message
+    if getattr(message, "generation", state.generation) != state.generation:
+        return []
+    if event.member in state.holders:
+        return _holder_said(state, event.member, message, now)
+    if event.member not in state.peers:
+        return []
+    peer = state.peers[event.member]
+    match message:
+        case m.Synced():
+            return roster.synced(state, peer, message, now)
+        case m.WantWork():
+            return work.want_work(state, peer, message.version, now)
+        case m.LeaseDone():
+            return work.lease_done(state, peer, message, now)
+        case m.Announce():
+            return contributions.announce(state, peer, message, now)
+        case m.Control():
+            return _pause_peer(state, PausePeer(peer.id, peer.name, message.action == "resume"), now)
+        case m.Goodbye():
+            return roster.lost(state, MemberLost(peer.id, message.reason or "left"), now)
+        case _:
+            return []
+
+
+def _holder_said(state: State, holder: str, message: m.FromMember, now: float) -> list[Effect]:
+    match message:
+        case m.Staged():
+            return contributions.staged(state, holder, message, now)
+        case m.StageFailed():
+            return _stage_failed(state, message, now)
+        case m.PartialNorm():
+            return rounds.partial_norm(state, holder, message)
+        case m.Prepared():
+            return rounds.prepared(state, holder, message, now)
+        case m.PrepareFailed():
+            return rounds.prepare_failed(state, holder, message, now)
+        case m.Goodbye():
+            return roster.lost(state, MemberLost(holder, message.reason or "left"), now)
+        case _:
+            return []
+
+
+def _stage_failed(state: State, message: m.StageFailed, now: float) -> list[Effect]:
+    contribution = state.round.contributions.get(message.number)
+    if contribution is None or contribution.state != "granted":
+        return []
+    peer = state.peers[contribution.peer]
+    effects = contributions.drop(state, contribution, message.reason, now)
+    return effects + work.strike(state, peer, f"its contribution was refused: {message.reason}")

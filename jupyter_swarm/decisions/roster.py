@@ -1,0 +1,113 @@
+"""Who is here: peers and holders that come and go."""
+
+from __future__ import annotations
+
+from ..protocol.messages import Status, Synced
+from . import contributions, rounds, work
+from .effects import Disconnect, Effect, Note, Tell
+from .events import MemberJoined, MemberLost
+from .state import Holder, Peer, State
+
+
+def joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
+    """A member is on a new connection; whatever was known of an older one of it is void."""
+    effects: list[Effect] = []
+    if event.member in state.peers or event.member in state.holders:
+        effects += lost(state, MemberLost(event.member, "it connected again"), now)
+    if event.role == "holder":
+        return effects + _holder_joined(state, event, now)
+    state.peers[event.member] = Peer(event.member, event.name or event.member, event.device, joined_at=now)
+    effects.append(Note("info", f"{event.name or event.member} joined ({event.device}).", event.member))
+    if state.phase == "finished":
+        effects.append(Tell(event.member, Status(state.generation, "finished", state.ending)))
+    return effects
+
+
+def _holder_joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
+    state.holders[event.member] = Holder(event.member)
+    untouched = state.phase == "open" and not state.round.contributions
+    if state.phase == "placing" or untouched:
+        return rounds.place(state, now)
+    state.replace = state.phase in ("open", "preparing", "recording")
+    return []
+
+
+def synced(state: State, peer: Peer, message: Synced, now: float) -> list[Effect]:
+    """A peer has a whole view; it can work once it has caught up with the commits since then."""
+    peer.synced = True
+    peer.version = message.version
+    return work.dispatch(state, now) if work.enough_peers(state) else []
+
+
+def lost(state: State, event: MemberLost, now: float) -> list[Effect]:
+    """A member is gone. What it had is given to others; what was accepted from it counts."""
+    if event.member in state.holders:
+        return _holder_lost(state, event, now)
+    peer = state.peers.get(event.member)
+    if peer is None:
+        return []
+    effects: list[Effect] = []
+    state.waiting.pop(peer.id, None)
+    peer.synced = False
+    for number in list(peer.contributions):
+        contribution = state.round.contributions[number]
+        effects += contributions.drop(state, contribution, f"{peer.name} is gone", now)
+    held = [state.book.leases[lease] for lease in list(peer.leases) if lease in state.book.leases]
+    for lease in held:
+        if lease.state != "claimed":
+            work.return_lease(state, lease)
+    del state.peers[peer.id]
+    state.waiting.pop(peer.id, None)
+    samples = sum(lease.count for lease in held if lease.kind == "train")
+    returned = f"; its {samples} leased samples go to others" if samples else ""
+    effects.append(Note("info", f"{peer.name} is gone ({event.reason}){returned}.", peer.id))
+    if state.phase == "finishing":
+        return effects + rounds.finishing(state, now)
+    if state.evaluation is not None and not state.evaluation.free:
+        effects += work.finish_evaluation(state)
+    return effects + work.dispatch(state, now)
+
+
+def _holder_lost(state: State, event: MemberLost, now: float) -> list[Effect]:
+    holder = state.holders.pop(event.member)
+    effects: list[Effect] = [Note("warning", f"Holder {holder.id} is gone ({event.reason}).", holder.id)]
+    if state.phase in ("finishing", "finished") or not holder.shards:
+        return effects
+    if state.phase == "placing":
+        return effects + rounds.place(state, now)
+    state.replace = True
+    if state.phase == "recording":
+        return effects
+    return effects + rounds.abort(state, f"holder {holder.id} is gone", now)
+
+
+def overdue(state: State, now: float) -> list[Effect]:
+    """Take back what was given too long ago."""
+    effects: list[Effect] = []
+    for lease in [lease for lease in state.book.leases.values() if lease.state == "leased" and lease.deadline < now]:
+        peer = state.peers[lease.peer]
+        work.return_lease(state, lease)
+        if lease.kind == "train":
+            effects += work.strike(state, peer, f"it did not finish {lease.count} samples in time")
+        effects += work.dispatch(state, now)
+    for peer in [peer for peer in state.peers.values() if peer.contribute_by and peer.contribute_by < now]:
+        peer.contribute_by = 0.0
+        for lease in work.done_leases(state, peer):
+            work.return_lease(state, lease)
+        work.wait_again(state, peer)
+        effects += work.strike(state, peer, "it did not announce its contribution in time")
+        effects += work.dispatch(state, now)
+    return effects + _holders_overdue(state, now)
+
+
+def _holders_overdue(state: State, now: float) -> list[Effect]:
+    """Holders other than the first (the server's own) that are too slow are disconnected, and count as lost."""
+    first = next(iter(state.holders), "")
+    late: list[str] = []
+    if state.phase == "preparing" and state.round.deadline < now:
+        late = [name for name in state.holding() if name not in state.round.prepared and name != first]
+        state.round.deadline = now + rounds.PREPARE_SECONDS
+    elif state.phase == "placing" and state.placing_until < now:
+        late = [name for name in state.holding() if name != first]
+        state.placing_until = now + rounds.PLACING_SECONDS
+    return [Disconnect(name, "it did not answer in time") for name in late]

@@ -1,0 +1,249 @@
+"""A round from opening to commit, or to an abort that leaves everything as it was."""
+
+from __future__ import annotations
+
+from ..protocol.messages import (
+    Abort,
+    ClipBy,
+    Commit,
+    Install,
+    PartialNorm,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Revert,
+    Settings,
+    Status,
+)
+from ..protocol.records import Contributor, RoundRecord
+from . import leases, work
+from .effects import Effect, Note, Place, Tell, TellPeers, WriteRecord
+from .events import Recorded, RecordFailed
+from .state import Round, State
+
+PREPARE_SECONDS = 300.0
+"""Holders that need longer to compute a version are taken for lost."""
+PLACING_SECONDS = 300.0
+FAILED_ATTEMPTS = 3
+"""So many attempts at a round fail in the holders' arithmetic before the session pauses and says why."""
+
+
+def place(state: State, now: float) -> list[Effect]:
+    """Hand the trained shards to the holders, in contiguous runs; rounds wait until they have them."""
+    state.replace = False
+    state.phase = "placing"
+    state.placing += 1
+    state.placing_until = now + PLACING_SECONDS
+    names = list(state.holders)
+    state.placement = {shard: names[shard * len(names) // state.shard_count] for shard in range(state.shard_count)}
+    for holder in state.holders.values():
+        holder.shards = tuple(shard for shard, name in state.placement.items() if name == holder.id)
+    return [Place(state.placing, dict(state.placement))]
+
+
+def placed(state: State, number: int, now: float) -> list[Effect]:
+    """The holders are ready."""
+    if state.phase != "placing" or number != state.placing:
+        return []
+    if state.version == 0 and state.evaluation is None and state.held_out and not state.samples_done:
+        work.start_evaluation(state)
+    return open_round(state, now)
+
+
+def open_round(state: State, now: float) -> list[Effect]:
+    """Open the attempt at the next version, or end the session if this was the last one."""
+    effects: list[Effect] = []
+    if state.next_settings is not None:
+        state.settings, state.next_settings = state.next_settings, None
+        effects.append(TellPeers(Settings(state.generation, state.settings)))
+    if not state.ending and state.settings.rounds and state.version >= state.settings.rounds:
+        state.ending = f"all {state.settings.rounds} rounds are done"
+    if state.ending:
+        return effects + finishing(state, now)
+    if state.replace:
+        return effects + place(state, now)
+    state.phase = "open"
+    if state.round.number != state.version + 1:
+        state.round = Round(number=state.version + 1)
+    state.round.target = state.target
+    state.round.opened_at = now
+    leases.draw(state.book, state.target)
+    return effects + work.dispatch(state, now)
+
+
+def close_if_complete(state: State, now: float) -> list[Effect]:
+    """Prepare the next version once all samples of the round are in accepted contributions."""
+    current = state.round
+    if state.phase != "open" or not current.accepted or current.samples_in < current.target:
+        return []
+    state.phase = "preparing"
+    current.deadline = now + PREPARE_SECONDS
+    order = tuple((number, current.contributions[number].weight) for number in current.accepted)
+    prepare = Prepare(
+        state.generation, current.number, current.attempt, order, current.samples_in, state.rule.optimizer,
+        state.learning_rate, state.rule.clip_norm,
+    )  # fmt: skip
+    return [Tell(holder, prepare) for holder in state.holding()]
+
+
+def partial_norm(state: State, holder: str, message: PartialNorm) -> list[Effect]:
+    """Add up the merged gradient's norm over all holders for those that clip by it."""
+    current = state.round
+    if not _of_this_attempt(state, message) or holder not in state.holding():
+        return []
+    current.partial_norms[holder] = message.square
+    if set(current.partial_norms) != set(state.holding()):
+        return []
+    norm = sum(current.partial_norms[name] for name in sorted(current.partial_norms)) ** 0.5
+    clip = ClipBy(state.generation, current.number, current.attempt, norm)
+    return [Tell(name, clip) for name in state.holding()]
+
+
+def prepared(state: State, holder: str, message: Prepared, now: float) -> list[Effect]:
+    """When every holder has the next version, its record can be written."""
+    current = state.round
+    if not _of_this_attempt(state, message) or holder not in state.holding():
+        return []
+    current.prepared[holder] = message.digests
+    if set(current.prepared) != set(state.holding()):
+        return []
+    state.phase = "recording"
+    current.record = _record(state, now)
+    return [WriteRecord(current.record)]
+
+
+def _of_this_attempt(state: State, message: PartialNorm | Prepared | PrepareFailed) -> bool:
+    current = state.round
+    return state.phase == "preparing" and (message.round, message.attempt) == (current.number, current.attempt)
+
+
+def _record(state: State, now: float) -> RoundRecord:
+    current = state.round
+    contributors = []
+    for place_, number in enumerate(current.accepted, start=1):
+        c = current.contributions[number]
+        ranges = tuple((state.book.leases[lease].start, state.book.leases[lease].stop) for lease in c.leases)
+        contributors.append(
+            Contributor(place_, number, c.peer, c.weight, ranges, c.base_version, c.loss_sum, c.loss_count, c.norms)
+        )
+    digests = sorted((digest for part in current.prepared.values() for digest in part), key=lambda d: d.shard)
+    return RoundRecord(
+        session=state.session,
+        generation=state.generation,
+        round=current.number,
+        attempt=current.attempt,
+        contributors=tuple(contributors),
+        samples=current.samples_in,
+        skips=tuple(state.book.skips),
+        book=leases.after_commit(state.book, current.samples_in),
+        digests=tuple(digests),
+        learning_rate=state.learning_rate,
+        target=current.target,
+        unix_time=now,
+    )
+
+
+def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
+    """The record is durable: this is the commit. Tell everybody, then go on."""
+    current = state.round
+    record = current.record
+    if record is None or (event.round, event.attempt) != (current.number, current.attempt):
+        return []
+    leases.consume(state.book, current.samples_in)
+    state.version = current.number
+    state.samples_done += current.samples_in
+    state.last_record = record
+    state.waiting.clear()
+    snapshot = state.version % state.settings.snapshot_rounds == 0
+    install = Install(state.generation, current.number, current.attempt, snapshot)
+    effects: list[Effect] = [Tell(holder, install) for holder in state.holding()]
+    effects.append(TellPeers(_commit(state, record), in_order=True))
+    last = bool(state.settings.rounds and state.version >= state.settings.rounds) or bool(state.ending)
+    every = state.settings.evaluate_every
+    if state.evaluation is not None:
+        state.evaluation.free = []
+        effects += work.finish_evaluation(state)
+    if state.held_out and (last or (every and state.version % every == 0)):
+        state.evaluation = None
+        work.start_evaluation(state)
+    return effects + open_round(state, now)
+
+
+def _commit(state: State, record: RoundRecord) -> Commit:
+    counted = any(contributor.loss_count for contributor in record.contributors)
+    return Commit(
+        state.generation, record.round, record.attempt, state.samples_done, len(record.contributors),
+        record.mean_loss if counted else None, record.learning_rate, record.round % max(state.shard_count, 1),
+    )  # fmt: skip
+
+
+def record_failed(state: State, event: RecordFailed, now: float) -> list[Effect]:
+    """The disk did not take the round: back to the old state, and pause, for trying again at once would not help."""
+    if state.phase != "recording" or (event.round, event.attempt) != (state.round.number, state.round.attempt):
+        return []
+    state.paused = event.reason
+    return [Note("error", event.reason), *abort(state, f"it could not be stored: {event.reason}", now)]
+
+
+def prepare_failed(state: State, holder: str, message: PrepareFailed, now: float) -> list[Effect]:
+    """A holder could not compute the next version (its numbers are not finite, say)."""
+    if not _of_this_attempt(state, message):
+        return []
+    state.round.failed_attempts += 1
+    effects: list[Effect] = [Note("warning", f"{holder} could not compute round {message.round}: {message.reason}")]
+    if state.round.failed_attempts >= FAILED_ATTEMPTS:
+        state.paused = f"round {message.round} failed {FAILED_ATTEMPTS} times: {message.reason}"
+    return effects + abort(state, message.reason, now)
+
+
+def abort(state: State, reason: str, now: float) -> list[Effect]:
+    """This attempt is void: the old state stays, all its samples are free again, the next attempt begins."""
+    current = state.round
+    old = (state.generation, current.number, current.attempt)
+    effects: list[Effect] = [Tell(holder, Revert(*old)) for holder in state.holding()]
+    effects.append(TellPeers(Abort(*old, reason)))
+    effects.append(Note("warning", f"Round {current.number} starts again: {reason}."))
+    leases.give_all_back(state.book)
+    held = state.book.leases
+    for peer in state.peers.values():
+        peer.leases = [lease for lease in peer.leases if lease in held]
+        peer.contributions = []
+        peer.contribute_by = 0.0
+        if peer.synced:
+            work.wait_again(state, peer)
+    state.round = Round(
+        number=current.number,
+        attempt=current.attempt + 1,
+        target=current.target,
+        opened_at=now,
+        failed_attempts=current.failed_attempts,
+    )
+    state.phase = "open"
+    if state.replace:
+        return effects + place(state, now)
+    return effects + work.dispatch(state, now)
+
+
+def finishing(state: State, now: float) -> list[Effect]:
+    """No more rounds: wait for the last evaluation, then end."""
+    if state.phase != "finishing":
+        state.phase = "finishing"
+        leases.give_all_back(state.book)
+    if state.evaluation is not None and state.active_peers() and not state.paused:
+        return work.dispatch(state, now)
+    return finish(state)
+
+
+def finish(state: State) -> list[Effect]:
+    """The session is over."""
+    if state.phase == "finished":
+        return []
+    effects: list[Effect] = []
+    if state.evaluation is not None:
+        state.evaluation.free = []
+        state.evaluation.leased = 0
+        effects += work.finish_evaluation(state)
+    state.phase = "finished"
+    effects.append(TellPeers(Status(state.generation, "finished", state.ending), in_order=True))
+    effects.append(Note("info", f"The session has ended after {state.version} rounds: {state.ending}."))
+    return effects

@@ -1,0 +1,219 @@
+"""Everything the coordinator knows about a running session, as plain data.
+
+Only the functions of this package change it, from `reducer.handle`. It can be compared, copied and written as JSON,
+so that a log of events can be replayed and the outcome checked.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..protocol.records import BookState, Range, RoundRecord, ShardDigest, Skip
+from ..protocol.rules import RoundRule, SessionSettings
+
+Phase = Literal["placing", "open", "preparing", "recording", "finishing", "finished"]
+"""placing: shards are handed to holders; open: peers compute and contribute; preparing: holders compute the next
+version; recording: it is being written; finishing: the last version is being evaluated; finished."""
+
+
+class Piece(msgspec.Struct):
+    """Samples waiting to be leased. `failures` counts leases of them that failed, `avoid` the peer where."""
+
+    start: int
+    stop: int
+    failures: int = 0
+    avoid: str = ""
+    reason: str = ""
+
+
+class Lease(msgspec.Struct):
+    """Samples in a peer's hands: leased, computed ("done"), or claimed by the contribution with that number."""
+
+    id: int
+    kind: Literal["train", "evaluate"]
+    peer: str
+    start: int
+    stop: int
+    granted_at: float
+    deadline: float
+    failures: int = 0
+    state: Literal["leased", "done", "claimed"] = "leased"
+    contribution: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+
+class Book(msgspec.Struct):
+    """Who has which samples. In an open round `free`, the leases and the skips are exactly what the round owns."""
+
+    samples: int
+    cursor: int = 0
+    consumed: int = 0
+    skipped: int = 0
+    free: list[Piece] = []
+    leases: dict[int, Lease] = {}
+    skips: list[Skip] = []
+    next_lease: int = 1
+
+
+class Peer(msgspec.Struct):
+    """A member that trains. Rates are measured here: `speed` in samples, `upload_rate` in bytes per second."""
+
+    id: str
+    name: str
+    device: str = "cpu"
+    joined_at: float = 0.0
+    synced: bool = False
+    version: int = -1
+    paused: str = ""
+    speed: float = 0.0
+    upload_rate: float = 0.0
+    strikes: int = 0
+    failures: int = 0
+    leases: list[int] = []
+    contributions: list[int] = []
+    contribute_by: float = 0.0
+    samples: int = 0
+
+
+class Holder(msgspec.Struct):
+    """A member that keeps these shards."""
+
+    id: str
+    shards: tuple[int, ...] = ()
+
+
+class Contribution(msgspec.Struct):
+    """What a peer announced for a round, on its way to the holders."""
+
+    number: int
+    key: int
+    peer: str
+    leases: tuple[int, ...]
+    weight: int
+    base_version: int
+    norms: dict[str, float]
+    loss_sum: float
+    loss_count: int
+    bytes: int
+    state: Literal["announced", "granted", "accepted"] = "announced"
+    granted_at: float = 0.0
+    deadline: float = 0.0
+    staged: list[str] = []
+    squares: dict[str, float] = {}
+
+
+class Round(msgspec.Struct):
+    """The attempt under way at the next version."""
+
+    number: int
+    attempt: int = 1
+    target: int = 0
+    opened_at: float = 0.0
+    contributions: dict[int, Contribution] = {}
+    queue: list[int] = []
+    uploading: int = 0
+    accepted: list[int] = []
+    samples_in: int = 0
+    deadline: float = 0.0
+    partial_norms: dict[str, float] = {}
+    prepared: dict[str, tuple[ShardDigest, ...]] = {}
+    record: RoundRecord | None = None
+    failed_attempts: int = 0
+
+
+class Evaluation(msgspec.Struct):
+    """The held-out part measured at one version, piece by piece."""
+
+    version: int
+    free: list[Range] = []
+    leased: int = 0
+    sums: dict[str, float] = {}
+    count: int = 0
+
+
+class State(msgspec.Struct):
+    """One session. `waiting` holds the peers that asked for work and got none, in the order in which they asked."""
+
+    session: str
+    rule: RoundRule
+    settings: SessionSettings
+    book: Book
+    round: Round
+    shard_count: int = 0
+    held_out: int = 0
+    generation: int = 1
+    version: int = 0
+    samples_done: int = 0
+    phase: Phase = "placing"
+    paused: str = ""
+    ending: str = ""
+    next_settings: SessionSettings | None = None
+    peers: dict[str, Peer] = {}
+    holders: dict[str, Holder] = {}
+    placement: dict[int, str] = {}
+    placing: int = 0
+    placing_until: float = 0.0
+    replace: bool = False
+    waiting: dict[str, bool] = {}
+    evaluation: Evaluation | None = None
+    next_contribution: int = 1
+    recent_norms: dict[str, list[float]] = {}
+    last_record: RoundRecord | None = None
+
+    @property
+    def target(self) -> int:
+        """Samples that a round owns."""
+        return self.settings.target_batch or self.rule.target_batch
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the round under way."""
+        optimizer = self.rule.optimizer
+        return optimizer.lr * optimizer.schedule.factor(self.samples_done) * self.settings.learning_rate_scale
+
+    def holding(self) -> list[str]:
+        """The holders that have shards, in the order in which they came."""
+        return [holder.id for holder in self.holders.values() if holder.shards]
+
+    def active_peers(self) -> list[Peer]:
+        """Peers that can take work."""
+        return [peer for peer in self.peers.values() if peer.synced and not peer.paused]
+
+
+def new_state(
+    session: str,
+    rule: RoundRule,
+    settings: SessionSettings,
+    samples: int,
+    held_out: int,
+    shards: int,
+    generation: int = 1,
+    last_record: RoundRecord | None = None,
+) -> State:
+    """The state at the start of a server: a fresh session, or one that goes on after `last_record`."""
+    book = last_record.book if last_record else BookState()
+    version = last_record.round if last_record else 0
+    return State(
+        session=session,
+        rule=rule,
+        settings=settings,
+        held_out=held_out,
+        shard_count=shards,
+        generation=generation,
+        version=version,
+        samples_done=book.consumed,
+        last_record=last_record,
+        round=Round(number=version + 1),
+        book=Book(
+            samples=samples,
+            cursor=book.cursor,
+            consumed=book.consumed,
+            skipped=book.skipped,
+            free=[Piece(start, stop) for start, stop in book.pool],
+        ),
+    )

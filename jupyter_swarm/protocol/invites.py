@@ -1,0 +1,80 @@
+"""Invite links: an address, a session and a secret.
+
+    https://host:8888/user/ann/swarm/join/cs101-7f3a#k3ZtTq...x9
+
+The secret stands in the fragment, which browsers do not send and servers do not log. Its last four characters are a
+check, so that a link that was cut short or mistyped is recognised before anything is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .errors import InviteError
+
+Role = Literal["peer", "viewer", "instructor", "holder"]
+INVITE_HEADER = "X-Swarm-Invite"
+OWNER_HEADER = "X-Swarm-Owner"
+
+_CHECK = 4
+_BODY = 32
+_LINK = re.compile(r"(?P<base>.*?)/swarm/join/(?P<session>[a-z0-9][a-z0-9-]{0,63})/?$")
+_WRAPPING = " \t\r\n\"'`<>()[],;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b"
+
+
+def _check_of(body: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(body.encode()).digest())[:_CHECK].decode()
+
+
+def new_secret() -> str:
+    """A new secret: 192 random bits and a check, 36 characters that are safe in a URL."""
+    body = secrets.token_urlsafe(24)
+    return body + _check_of(body)
+
+
+def is_secret(text: str) -> bool:
+    """Whether `text` is a whole, correctly copied secret (not whether a server accepts it)."""
+    return len(text) == _BODY + _CHECK and text[_BODY:] == _check_of(text[:_BODY])
+
+
+def hash_secret(secret: str) -> str:
+    """What a server stores instead of the secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Invite(msgspec.Struct, frozen=True):
+    """A link that lets somebody into one session. `server` is the base URL, without a slash at its end."""
+
+    server: str
+    session: str
+    secret: str
+
+    @property
+    def link(self) -> str:
+        return f"{self.server}/swarm/join/{self.session}#{self.secret}"
+
+    def __repr__(self) -> str:
+        return f"Invite({self.server!r}, {self.session!r}, secret hidden)"
+
+
+def parse_invite(text: str) -> Invite:
+    """Read a link as people paste it: with spaces, line breaks, quotes around it. Raises `InviteError`."""
+    link = "".join(text.strip(_WRAPPING).split())
+    parts = urlsplit(link)
+    again = "Copy the whole link from the invite card and paste it again."
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InviteError("This is not an invite link.", "It does not begin with http:// or https://.", again)
+    match = _LINK.match(parts.path)
+    if not match:
+        raise InviteError("This is not an invite link.", "It has no /swarm/join/SESSION in it.", again)
+    if not is_secret(parts.fragment):
+        why = "Nothing follows the #." if not parts.fragment else "The part after the # is incomplete or mistyped."
+        raise InviteError("The invite link is not complete.", why, again)
+    return Invite(f"{parts.scheme}://{parts.netloc}{match['base']}", match["session"], parts.fragment)
