@@ -1,9 +1,9 @@
 """The optimizers, as functions from (old slice, gradient) to a new slice.
 
 Nothing is changed in place unless the caller passes the same memory twice, so that whoever holds a shard can compute
-the next version and still go back. The arithmetic is that of `torch.optim.SGD` and `torch.optim.AdamW` (to the last
-digit or two: the order of some operations differs). It runs through the slice in tiles small enough to stay in the processor's cache: the slice is read and
-written once, whatever the number of operations.
+the next version and still go back. The arithmetic is that of `torch.optim.SGD` and `torch.optim.AdamW`, up to the
+rounding of a few operations that are taken together. It runs through the slice in tiles small enough to stay in the
+processor's cache: the slice is read and written once, whatever the number of operations.
 """
 
 from __future__ import annotations
@@ -66,10 +66,7 @@ def _sgd(rule: SGD, rates: Rates, gradient: Tensor, old: Slice, new: Slice, scra
         gradient = torch.add(gradient, old.parameters, alpha=rates.weight_decay, out=scratch)
     if rule.momentum:
         momentum = torch.add(gradient, old.slots[0], alpha=rule.momentum, out=new.slots[0])
-        if rule.nesterov:
-            gradient = torch.add(gradient, momentum, alpha=rule.momentum, out=scratch)
-        else:
-            gradient = momentum
+        gradient = torch.add(gradient, momentum, alpha=rule.momentum, out=scratch) if rule.nesterov else momentum
     torch.add(old.parameters, gradient, alpha=-rates.learning_rate, out=new.parameters)
 
 

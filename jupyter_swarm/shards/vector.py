@@ -6,13 +6,14 @@ Numbers lie in memory as they lie on the wire, little-endian; a big-endian machi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..protocol.errors import LayoutError
-from ..protocol.layout import SECTIONS, Layout, Shard, Stream, TensorSpec, section_of
+from ..protocol.layout import CHUNK_ELEMENTS, SECTIONS, Layout, Shard, Stream, TensorSpec, section_of
 from .layout import shared_tensors
 
 
@@ -24,6 +25,12 @@ def storage_dtype(stream: Stream) -> torch.dtype:
 def sha256(tensor: Tensor) -> str:
     """SHA-256 of the bytes of a contiguous CPU tensor."""
     return hashlib.sha256(tensor.numpy().data).hexdigest()
+
+
+def square_sum(values: Tensor) -> float:
+    """Sum of squares of a 1-D fp32 tensor, added up chunk by chunk: inf or nan if a number is not finite, or beyond
+    1.8e19."""
+    return math.fsum(float(torch.dot(chunk, chunk)) for chunk in torch.split(values, CHUNK_ELEMENTS))
 
 
 class FlatVector:
@@ -56,14 +63,14 @@ class FlatVector:
         """A view of one shard."""
         return self.slice(shard.stream, shard.start, shard.count)
 
-    def specs(self) -> Iterator[TensorSpec]:
-        """The tensors of the sections that this vector has."""
-        return (spec for spec in self.layout.tensors if spec.stream in self.sections)
+    def specs(self, streams: Collection[Stream] = SECTIONS) -> list[TensorSpec]:
+        """The tensors of the sections that this vector has, or of those among `streams`."""
+        return [spec for spec in self.layout.tensors if spec.stream in self.sections and spec.stream in streams]
 
     @torch.no_grad()
-    def fill(self, model: nn.Module) -> None:
+    def fill(self, model: nn.Module, streams: Collection[Stream] = SECTIONS) -> None:
         """Take the numbers from `model`. Raises `LayoutError` if it has other tensors."""
-        self._fill_from(shared_tensors(model))
+        self.load(shared_tensors(model), streams)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
@@ -91,12 +98,10 @@ class FlatVector:
             result[spec.name] = view.to(getattr(torch, spec.dtype), copy=True) if cast else view
         return result
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the numbers from what `tensors` gave. Raises `LayoutError` for a missing tensor or another shape."""
-        self._fill_from(tensors)
-
-    def _fill_from(self, tensors: Mapping[str, Tensor]) -> None:
-        found = [(spec, _find(tensors, spec)) for spec in self.specs()]
+    def load(self, tensors: Mapping[str, Tensor], streams: Collection[Stream] = SECTIONS) -> None:
+        """Take the numbers from what `tensors` gave. Raises `LayoutError` for a missing tensor or another shape,
+        before anything is changed."""
+        found = [(spec, _find(tensors, spec)) for spec in self.specs(streams)]
         for spec, tensor in found:
             self.slice(spec.stream, spec.start, spec.count).view(spec.shape).copy_(tensor)
 

@@ -1,0 +1,112 @@
+"""A held shard's memory, in two sides: the version that stands and the one that is being made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from ..optim.slices import Slice
+from ..protocol.errors import Refusal
+from ..protocol.frames import Header
+from ..protocol.layout import Layout, Shard, Stream
+from .codecs import Buffer, decode
+from .incoming import check_place
+from .outgoing import exact_codec
+from .vector import storage_dtype
+
+
+class Side:
+    """One version of a shard. `view` is what the peers have, `master` what the optimizer steps from: the same memory
+    unless packets lose digits."""
+
+    def __init__(self, shard: Shard, slots: int, lossy: bool) -> None:
+        dtype = storage_dtype(shard.stream)
+        self.master = torch.zeros(shard.count, dtype=dtype)
+        self.slots = tuple(torch.zeros(shard.count, dtype=dtype) for _ in range(slots))
+        self.view = torch.zeros(shard.count, dtype=dtype) if lossy else self.master
+
+    def part(self, start: int, stop: int) -> Slice:
+        """What the optimizer works on, elements [start, stop) of the shard."""
+        return Slice(self.master, self.slots).part(start, stop)
+
+    def parts(self) -> list[Tensor]:
+        """All numbers of this side: the view, the optimizer's slots, the master if it differs from the view."""
+        return [self.view, *self.slots] + ([self.master] if self.master is not self.view else [])
+
+
+class HeldShard:
+    """Both sides of a shard; a shard that no round changes has one."""
+
+    def __init__(self, shard: Shard, slots: int, changes: bool, lossy: bool) -> None:
+        self.shard = shard
+        self.changes = changes
+        self.lossy = lossy
+        self.current = Side(shard, slots, lossy)
+        self.next = Side(shard, slots, lossy) if changes else self.current
+
+    def flip(self) -> None:
+        """The side that was being made becomes the one that stands."""
+        self.current, self.next = self.next, self.current
+
+
+class Incoming:
+    """Shards that are being handed over, until they are adopted."""
+
+    def __init__(self, layout: Layout, new_held: Callable[[Shard], HeldShard]) -> None:
+        self._layout = layout
+        self._new_held = new_held
+        self._shards: dict[int, HeldShard] = {}
+        self._chunks: dict[int, dict[int, set[int]]] = {}
+
+    def put(self, index: int, values: Tensor) -> None:
+        """The whole view of a shard."""
+        held = self._begun(index)
+        held.current.view.copy_(values)
+        self._chunks[index].setdefault(0, set()).update(start for start, _ in held.shard.chunks())
+
+    def take(self, header: Header, payload: Buffer) -> None:
+        """One chunk of a shard's view, slots or master. Raises `Refusal` or `ProtocolError` if it is out of place."""
+        shard = check_place(self._layout, header)
+        held = self._begun(header.shard)
+        is_slot = header.stream == Stream.OPTIMIZER
+        part = header.number + 1 if is_slot else 0
+        parts = held.current.parts()
+        if part >= len(parts):
+            raise Refusal(f"Shard {header.shard} has no optimizer slot {header.number}.")
+        if header.codec != exact_codec(shard.stream) or not (is_slot or header.stream == shard.stream):
+            raise Refusal(f"State of shard {header.shard} carries {header.stream.name} in {header.codec.name}.")
+        decode(header.codec, payload, parts[part][header.start - shard.start :][: header.count])
+        self._chunks[header.shard].setdefault(part, set()).add(header.start)
+
+    def finished(self, shards: Collection[int], held: Mapping[int, HeldShard]) -> dict[int, HeldShard]:
+        """Those of `shards` that came. Raises `Refusal` unless each came whole or, if nothing of it came, is `held`.
+
+        Slots of which nothing came are zero; a master of which nothing came is the view.
+        """
+        came = {}
+        for index in shards:
+            if index not in self._shards:
+                if index not in held:
+                    raise Refusal(f"Shard {index} is to be held, but its numbers did not come.")
+                continue
+            shard, parts = self._shards[index], self._chunks[index]
+            expected = len(shard.shard.chunks())
+            if 0 not in parts or any(len(starts) != expected for starts in parts.values()):
+                raise Refusal(f"Shard {index} is to be held, but only part of its numbers came.")
+            if shard.lossy and len(shard.current.slots) + 1 not in parts:
+                shard.current.master.copy_(shard.current.view)
+            came[index] = shard
+        return came
+
+    def clear(self) -> None:
+        """Forget what came."""
+        self._shards.clear()
+        self._chunks.clear()
+
+    def _begun(self, index: int) -> HeldShard:
+        if index not in self._shards:
+            self._shards[index] = self._new_held(self._layout.shards[index])
+            self._chunks[index] = {}
+        return self._shards[index]

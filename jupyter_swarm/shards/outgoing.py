@@ -1,0 +1,85 @@
+"""The frames of a contribution or a snapshot, one after the other in one kept buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES, Header, Kind
+from ..protocol.layout import Stream
+from ..protocol.rules import Codec, RoundRule
+from .carried import carried
+from .codecs import encode, encoded_bytes, new_scratch
+from .vector import FlatVector
+
+
+class Envelope(NamedTuple):
+    """What the frames that belong together have in common; see `protocol.frames` for the fields."""
+
+    kind: Kind
+    session: int
+    generation: int
+    round: int
+    number: int = 0
+    attempt: int = 0
+
+
+class FrameWriter:
+    """Builds frames in a buffer that it keeps: a frame is valid until the next one is asked for."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(MAX_FRAME_BYTES)
+        self._view = memoryview(self._buffer)
+        self._payload = self._view[HEADER_BYTES:]
+        self._scratch = new_scratch()
+
+    def frame(
+        self, envelope: Envelope, stream: Stream, codec: Codec, shard: int, start: int, values: Tensor
+    ) -> memoryview:
+        """Header and encoded `values` (1-D, at most a chunk)."""
+        size = encode(codec, values, self._payload, self._scratch)
+        header = Header(
+            envelope.kind, stream, codec, envelope.session, envelope.generation, envelope.round, envelope.number,
+            shard, start, values.numel(), size, attempt=envelope.attempt,
+        )  # fmt: skip
+        header.pack_into(self._view)
+        return self._view[: HEADER_BYTES + size]
+
+
+def contribution_bytes(contribution: FlatVector, rule: RoundRule) -> int:
+    """Bytes of all frames of a contribution, headers included."""
+    chunks = (
+        (stream_rule.up, count)
+        for stream_rule, shard in carried(contribution.layout, rule)
+        for _, count in shard.chunks()
+    )
+    return sum(HEADER_BYTES + encoded_bytes(codec, count) for codec, count in chunks)
+
+
+def contribution_frames(
+    writer: FrameWriter, envelope: Envelope, contribution: FlatVector, rule: RoundRule
+) -> Iterator[memoryview]:
+    """The frames of a contribution: gradients in the parameters' section, buffers and counters in theirs."""
+    for stream_rule, shard in carried(contribution.layout, rule):
+        for start, count in shard.chunks():
+            values = contribution.slice(stream_rule.stream, start, count)
+            yield writer.frame(envelope, stream_rule.stream, stream_rule.up, shard.index, start, values)
+
+
+def value_frames(
+    writer: FrameWriter, envelope: Envelope, vector: FlatVector, chunks: Collection[int] | None = None
+) -> Iterator[memoryview]:
+    """The frames that carry a vector as it is: of all chunks, or of those with the given numbers (see
+    `FlatVector.chunks`)."""
+    for index, (shard, start, count) in enumerate(vector.chunks()):
+        if chunks is None or index in chunks:
+            codec = exact_codec(shard.stream)
+            values = vector.slice(shard.stream, start, count)
+            yield writer.frame(envelope, shard.stream, codec, shard.index, start, values)
+
+
+def exact_codec(stream: Stream) -> Codec:
+    """The codec that carries a section without loss."""
+    return Codec.INT64 if stream == Stream.COUNTER else Codec.FP32

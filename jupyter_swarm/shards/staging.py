@@ -1,0 +1,79 @@
+"""One contribution as a holder receives it: the encoded bytes, checked, kept as they came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..protocol.errors import Refusal
+from ..protocol.frames import Header, payload_of
+from ..protocol.layout import Shard, Stream, section_of
+from ..protocol.messages import Staged
+from ..protocol.rules import Codec, StreamRule
+from .carried import name_of
+from .codecs import check_length, decoded
+from .vector import square_sum
+
+
+class _Chunk(NamedTuple):
+    codec: Codec
+    shard: int
+    size: int
+
+
+class Staging:
+    """Contribution `number`: complete when every chunk of `parts` (streams and the shards held) has come once."""
+
+    def __init__(self, number: int, parts: Iterable[tuple[StreamRule, Shard]]) -> None:
+        self.number = number
+        self._chunks = {
+            (rule.stream, start): _Chunk(rule.up, shard.index, count)
+            for rule, shard in parts
+            for start, count in shard.chunks()
+        }
+        self._frames: dict[tuple[Stream, int], bytes] = {}
+        self._squares: dict[str, list[float]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return len(self._frames) == len(self._chunks)
+
+    def add(self, header: Header, frame: bytes, scratch: Tensor) -> None:
+        """Keep a frame. Raises `Refusal` or `ProtocolError` with the reason if it is not one of those to come."""
+        place = (header.stream, header.start)
+        chunk = self._chunks.get(place)
+        if chunk is None or chunk.shard != header.shard or chunk.size != header.count:
+            raise Refusal(
+                f"Elements {header.start} to {header.start + header.count} of {header.stream.name} as shard "
+                f"{header.shard} are not held here, or are no chunk of the session's layout."
+            )
+        if header.codec != chunk.codec:
+            raise Refusal(f"{header.stream.name} came in {header.codec.name}; the rule says {chunk.codec.name}.")
+        if place in self._frames:
+            raise Refusal(f"Elements from {header.start} on of {header.stream.name} came twice.")
+        payload = payload_of(frame)
+        check_length(header.codec, payload, header.count)
+        if section_of(header.stream) != Stream.COUNTER:
+            square = square_sum(decoded(header.codec, payload, header.count, scratch))
+            if not math.isfinite(square):
+                raise Refusal(
+                    f"A number of {header.stream.name} from element {header.start} on is NaN, infinite or too large.",
+                    todo="Look at the loss of this peer.",
+                )
+            self._squares.setdefault(name_of(header.stream), []).append(square)
+        self._frames[place] = frame
+
+    def payload(self, stream: Stream, start: int) -> memoryview:
+        """The staged bytes of one chunk."""
+        return payload_of(self._frames[stream, start])
+
+    def report(self, generation: int) -> Staged | None:
+        """What to tell the coordinator, once it is complete."""
+        if not self.complete:
+            return None
+        squares = {name: math.fsum(parts) for name, parts in self._squares.items()}
+        return Staged(generation, self.number, squares)
