@@ -154,8 +154,7 @@ def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
     state.samples_done += current.samples_in
     state.last_record = record
     state.waiting.clear()
-    snapshot = state.version % state.settings.snapshot_rounds == 0
-    install = Install(state.generation, current.number, current.attempt, snapshot)
+    install = Install(state.generation, current.number, current.attempt)
     effects: list[Effect] = [Tell(holder, install) for holder in state.holding()]
     effects.append(TellPeers(_commit(state, record), in_order=True))
     last = bool(state.settings.rounds and state.version >= state.settings.rounds) or bool(state.ending)

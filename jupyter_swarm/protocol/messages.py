@@ -328,12 +328,18 @@ class ClipBy(Message, frozen=True):
 
 
 class Install(Message, frozen=True):
-    """The round is committed: the prepared state becomes the state. With `snapshot`, send the state back too."""
+    """The round is committed: the prepared state becomes the state."""
 
     generation: int
     round: int
     attempt: int
-    snapshot: bool = False
+
+
+class WantState(Message, frozen=True):
+    """Send the state of all shards held, as STATE frames, then `StateSent`: for a snapshot, or to hand shards over."""
+
+    generation: int
+    version: int
 
 
 class Revert(Message, frozen=True):
@@ -413,7 +419,7 @@ FromMember = (
 ToMember = (
     Heartbeat | Welcome | SnapshotOffer | LeaseGrant | ContributeNow | Grant | Accepted | Dropped | Commit | Abort
     | Evaluated | Status | Settings | Resync | Refused | HolderWelcome | Adopt | Expect | Forget | Prepare | ClipBy
-    | Install | Revert
+    | Install | WantState | Revert
 )  # fmt: skip
 """What peers and holders read."""
 
