@@ -42,7 +42,10 @@ class BlobWriter(Discarding):
                 f"Their SHA-256 is {self._hash.hexdigest()}, not {self._file.path.name}.",
                 "Send them again.",
             )
-        self._file.commit()
+        if self._file.path.exists():
+            self.discard()  # the same bytes, perhaps being read: Windows would not let go of them
+        else:
+            self._file.commit()
 
     def discard(self) -> None:
         self._file.discard()

@@ -260,12 +260,15 @@ class Database:
 
     def metrics(self, session: str, after: int = -1) -> list[Metric]:
         """The metrics of the versions after `after`, in the order of versions."""
-        return self._read(
-            Metric,
-            "SELECT session, version, member, name, COALESCE(sum, ?), count FROM metrics"
-            " WHERE session = ? AND version > ? ORDER BY version, member, name",
-            math.nan, session, after,
-        )  # fmt: skip
+        with self._errors():
+            rows = self._rows(
+                "SELECT * FROM metrics WHERE session = ? AND version > ? ORDER BY version, member, name", session, after
+            )
+        # SQLite has no NaN: it stores NULL.
+        return [
+            Metric(session, version, member, name, math.nan if total is None else total, count)
+            for session, version, member, name, total, count in rows
+        ]
 
     def add_events(self, events: Iterable[Event]) -> None:
         """Record events; their `number` is given here."""
