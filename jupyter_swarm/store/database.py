@@ -131,6 +131,12 @@ class Database:
             self._execute("UPDATE sessions SET generation = ? WHERE session = ?", generation, session)
         return generation
 
+    def delete_session(self, session: str) -> None:
+        """Forget a session and everything recorded of it. Does nothing if there is no such session."""
+        with self._transaction():
+            for table in ("metrics", "rounds", "events", "members", "invites", "sessions"):
+                self._execute(f"DELETE FROM {table} WHERE session = ?", session)
+
     # --- invites
 
     def add_invite(

@@ -1,0 +1,187 @@
+"""The REST interface, under BASE_URL/swarm/api/: thin verbs over the `SessionManager`.
+
+Every decorator says who may call; `routes` is the whole list. Answers are JSON; times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from ..protocol.invites import Invite, Role
+from ..protocol.layout import Layout
+from ..protocol.rules import SessionSpec
+from ..store.rows import StoredInvite
+from .blobs import Download, Upload
+from .bodies import ApiHandler
+from .guard import Gate, allows
+from .join_page import JoinPage
+from .watch import WatchSocket
+
+_SESSION = r"(?P<session>[a-z0-9][a-z0-9-]{0,63})"
+_SHA256 = r"(?P<sha256>[0-9a-f]{64})"
+
+
+class OpenSession(msgspec.Struct, frozen=True):
+    """Body of `POST sessions`."""
+
+    spec: SessionSpec
+    layout: Layout
+
+
+class NewInvite(msgspec.Struct, frozen=True):
+    """Body of `POST sessions/ID/invites`; zeros mean the server's defaults."""
+
+    role: Role = "peer"
+    seconds: float = 0.0
+    capacity: int = 0
+    label: str = ""
+
+
+class Action(msgspec.Struct, frozen=True):
+    """Body of `POST sessions/ID/actions`."""
+
+    action: Literal["pause", "resume", "stop"]
+
+
+class Sessions(ApiHandler):
+    @allows("owner")
+    async def get(self) -> None:
+        self.answer({"sessions": await self.manager.sessions()})
+
+    @allows("owner")
+    async def post(self) -> None:
+        body = self.body_as(OpenSession)
+        session = await self.manager.open(body.spec, body.layout)
+        self.answer(await self.manager.describe(session), 201)
+
+
+class OneSession(ApiHandler):
+    @allows("owner", "instructor", "peer", "viewer", "holder")
+    async def get(self, session: str) -> None:
+        self.answer({**await self.manager.describe(session), "your_role": self.caller.role})
+
+    @allows("owner")
+    async def delete(self, session: str) -> None:
+        await self.manager.delete(session, str(self.caller))
+        self.answer({"deleted": session})
+
+
+class Invites(ApiHandler):
+    """The link with its secret is in the answer to `post` and nowhere else."""
+
+    def initialize(self, gate: Gate, invite_base: Callable[[str, str], str]) -> None:  # type: ignore[override]
+        super().initialize(gate)
+        self._invite_base = invite_base
+
+    @allows("owner")
+    async def get(self, session: str) -> None:
+        self.answer({"invites": [invite_view(invite) for invite in await self.manager.invites_of(session)]})
+
+    @allows("owner")
+    async def post(self, session: str) -> None:
+        body = self.body_as(NewInvite)
+        invite, secret = await self.manager.invite(session, body.role, body.seconds, body.capacity, body.label)
+        server = self._invite_base(self.request.protocol, self.request.host)
+        self.answer({**invite_view(invite), "link": Invite(server, session, secret).link}, 201)
+
+
+class OneInvite(ApiHandler):
+    @allows("owner")
+    async def delete(self, session: str, number: str) -> None:
+        await self.manager.revoke(session, int(number))
+        self.answer({"revoked": int(number)})
+
+
+class Settings(ApiHandler):
+    @allows("owner", "instructor", "peer", "viewer", "holder")
+    async def get(self, session: str) -> None:
+        self.answer((await self.manager.stored(session)).spec.settings)
+
+    @allows("owner", "instructor")
+    async def patch(self, session: str) -> None:
+        changes = self.body_as(dict[str, Any])
+        self.answer(await self.manager.change_settings(session, changes, str(self.caller)))
+
+
+class Actions(ApiHandler):
+    @allows("owner", "instructor")
+    async def post(self, session: str) -> None:
+        await self.manager.act(session, self.body_as(Action).action, str(self.caller))
+        self.answer(await self.manager.describe(session))
+
+
+class Metrics(ApiHandler):
+    """Means of the metrics of the versions after `after`."""
+
+    @allows("owner", "instructor", "peer", "viewer", "holder")
+    async def get(self, session: str) -> None:
+        rows = await self.manager.metrics(session, self.number("after", -1, -1, 1 << 62))
+        fields = ("version", "member", "name", "mean", "count")
+        self.answer({"metrics": [{field: getattr(row, field) for field in fields} for row in rows]})
+
+
+class Records(ApiHandler):
+    """Round records after round `after`, at most `limit`; `next` is the `after` of the next page, null at the end."""
+
+    @allows("owner", "instructor", "peer", "viewer", "holder")
+    async def get(self, session: str) -> None:
+        limit = self.number("limit", 100, 1, 1000)
+        records = await self.manager.records(session, self.number("after", 0, 0, 1 << 62), limit)
+        self.answer({"records": records, "next": records[-1].round if len(records) == limit else None})
+
+
+class Events(ApiHandler):
+    """Events whose number is above `after`, at most `limit`; `next` as for records."""
+
+    @allows("owner", "instructor", "peer", "viewer", "holder")
+    async def get(self, session: str) -> None:
+        limit = self.number("limit", 100, 1, 1000)
+        events = await self.manager.events(session, self.number("after", 0, 0, 1 << 62), limit)
+        self.answer({"events": events, "next": events[-1].number if len(events) == limit else None})
+
+
+class Peers(ApiHandler):
+    """Everybody who has ever been in the session, and in what state the connected ones are."""
+
+    @allows("owner", "instructor", "peer", "viewer", "holder")
+    async def get(self, session: str) -> None:
+        members = [msgspec.to_builtins(member) for member in await self.manager.members(session)]
+        for member in members:
+            del member["token_hash"]
+        status = (await self.manager.describe(session))["status"]
+        self.answer({"members": members, "connected": status["peers"] if status else []})
+
+
+def invite_view(invite: StoredInvite) -> dict[str, Any]:
+    """What may be shown of an invite."""
+    view: dict[str, Any] = msgspec.to_builtins(invite)
+    del view["secret_hash"]
+    return view
+
+
+Route = tuple[str, type[Any], dict[str, Any]]
+
+
+def routes(gate: Gate, invite_base: Callable[[str, str], str]) -> list[Route]:
+    """All routes of the extension. `invite_base(protocol, host)` is the base URL for links."""
+    shared = {"gate": gate}
+    one = f"swarm/api/sessions/{_SESSION}"
+    return [
+        (f"swarm/join/{_SESSION}/?", JoinPage, shared),
+        ("swarm/api/sessions", Sessions, shared),
+        (one, OneSession, shared),
+        (f"{one}/invites", Invites, {**shared, "invite_base": invite_base}),
+        (f"{one}/invites/(?P<number>[0-9]{{1,9}})", OneInvite, shared),
+        (f"{one}/settings", Settings, shared),
+        (f"{one}/actions", Actions, shared),
+        (f"{one}/metrics", Metrics, shared),
+        (f"{one}/records", Records, shared),
+        (f"{one}/events", Events, shared),
+        (f"{one}/peers", Peers, shared),
+        (f"{one}/blobs/{_SHA256}", Download, shared),
+        (f"{one}/watch", WatchSocket, shared),
+        (f"swarm/api/blobs/{_SHA256}", Upload, shared),
+    ]
