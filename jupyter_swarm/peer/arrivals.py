@@ -1,0 +1,117 @@
+"""Where frames wait for the training thread: packets until their commit, a snapshot's chunks until it is whole.
+
+`take` is called by the link's thread, which must not wait while the training thread computes; everything else by the
+training thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..protocol import failpoints
+from ..protocol.errors import ProtocolError, Refusal, SwarmError
+from ..protocol.frames import Header, Kind, read_header, session_tag
+from ..protocol.layout import Layout
+from ..protocol.rules import RoundRule
+from ..shards.carried import packet_codecs
+from ..shards.incoming import PacketSet, SnapshotSet
+
+_ROUNDS_KEPT = 8
+"""Packets of so many rounds are kept for later; a peer that is further behind takes a snapshot."""
+
+
+class SnapshotArrived(NamedTuple):
+    """The last chunk of a snapshot is here, or cannot be had because of `problem`."""
+
+    number: int
+    problem: str = ""
+
+
+class Arrivals:
+    """Frames of one session. `post` is called, in the link's thread, when a snapshot is here."""
+
+    def __init__(self, layout: Layout, rule: RoundRule, session: str, post: Callable[[SnapshotArrived], None]) -> None:
+        self.session = session_tag(session)
+        self._layout = layout
+        self._rule = rule
+        self._post = post
+        self._lock = threading.Lock()
+        self._generation = 0
+        self._packets: dict[tuple[int, int], PacketSet] = {}
+        self._received: Counter[tuple[int, int]] = Counter()
+        self._snapshot: SnapshotSet | None = None
+        codecs = packet_codecs(rule)
+        self._frames_a_round = sum(len(shard.chunks()) for shard in layout.shards if shard.stream in codecs)
+
+    def reset(self, generation: int) -> None:
+        """Forget everything; from now on frames of `generation` count."""
+        with self._lock:
+            self._generation = generation
+            self._packets.clear()
+            self._received.clear()
+            self._snapshot = None
+
+    def expect(self, snapshot: SnapshotSet) -> None:
+        """Chunks of `snapshot` go into its view as they come."""
+        with self._lock:
+            self._snapshot = snapshot
+
+    def packets_of(self, round_: int, attempt: int) -> PacketSet | None:
+        """Hand over the packets of a committed round, if all are here, and forget those of older ones."""
+        with self._lock:
+            packets = self._packets.get((round_, attempt))
+            for key in [key for key in self._packets if key[0] <= round_]:
+                self._drop(key)
+        return packets if packets is not None and packets.complete else None
+
+    def drop(self, round_: int, attempt: int) -> None:
+        """Forget the packets of a void attempt."""
+        with self._lock:
+            self._drop((round_, attempt))
+
+    def take(self, frame: bytes | bytearray | memoryview) -> None:
+        """Keep what a frame brings. Frames that are late, or that nobody waits for, are dropped."""
+        with contextlib.suppress(Refusal, ProtocolError):
+            header = read_header(frame)
+            if header.kind == Kind.PACKET:
+                self._take_packet(header, frame)
+            elif header.kind == Kind.SNAPSHOT:
+                self._take_chunk(header, frame)
+
+    def _take_packet(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
+        key = (header.round, header.attempt)
+        with self._lock:
+            if header.generation != self._generation:
+                return
+            if key not in self._packets:
+                if len(self._packets) >= _ROUNDS_KEPT:
+                    self._drop(min(self._packets))
+                self._packets[key] = PacketSet(self._layout, self._rule, self.session, self._generation, *key)
+            # A copy: the link receives the next frame into the same memory.
+            self._packets[key].add(bytes(frame))
+            self._received[key] += 1
+            half = self._received[key] == (self._frames_a_round + 1) // 2
+        if half:
+            failpoints.reach("half-delivered")
+
+    def _take_chunk(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
+        problem = ""
+        with self._lock:
+            if self._snapshot is None:
+                return
+            try:
+                complete = self._snapshot.add(frame)
+            except SwarmError as error:
+                complete, problem = False, error.what
+            if complete or problem:
+                self._snapshot = None
+        if complete or problem:
+            self._post(SnapshotArrived(header.number, problem))
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        self._packets.pop(key, None)
+        self._received.pop(key, None)

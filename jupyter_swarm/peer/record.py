@@ -1,0 +1,109 @@
+"""What a peer knows of its session, written by the training thread and read by whoever looks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+State = Literal["connecting", "syncing", "waiting", "training", "paused", "finished", "left", "failed"]
+OVER: tuple[State, ...] = ("left", "failed")
+_NOTES = 50
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What is going on, for people; `state` is for programs. `reason` says why nothing moves when nothing does."""
+
+    state: State = "connecting"
+    reason: str = ""
+    session: str = ""
+    peer: str = ""
+    name: str = ""
+    version: int = -1
+    rounds: int = 0
+    samples_done: int = 0
+    samples_here: int = 0
+    loss: float | None = None
+    metrics: dict[str, float] = {}
+    device: str = ""
+    notes: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """All of it that matters in one line."""
+        total = f"/{self.rounds}" if self.rounds else ""
+        parts = [f"round {max(self.version, 0)}{total}"]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        parts += [f"held-out {name} {value:.4g}" for name, value in self.metrics.items()]
+        parts.append(self.state if not self.reason else f"{self.state}: {self.reason}")
+        return "  ".join(parts)
+
+    def __str__(self) -> str:
+        who = f"{self.name or self.peer or 'not yet named'} in {self.session} on {self.device or 'cpu'}"
+        return "\n".join([who, self.line(), *self.notes[-3:]])
+
+
+class Record:
+    """The status and the curves of one membership. Every method may be called from any thread."""
+
+    def __init__(self, session: str) -> None:
+        self._changed = threading.Condition()
+        self._status = Status(session=session)
+        self._history: list[dict[str, Any]] = []
+        self._evaluations: list[dict[str, Any]] = []
+        self.error: BaseException | None = None
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry for each round that was seen: round, loss, learning_rate, samples_done, contributions."""
+        with self._changed:
+            return list(self._history)
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """One entry for each evaluation that was seen: round, count and the metrics."""
+        with self._changed:
+            return list(self._evaluations)
+
+    def set(self, **fields: Any) -> None:
+        """Change fields of the status. What is over stays over."""
+        with self._changed:
+            if self._status.state in OVER:
+                fields.pop("state", None)
+            self._status = msgspec.structs.replace(self._status, **fields)
+            self._changed.notify_all()
+
+    def note(self, text: str) -> None:
+        """Something that the user should read; the same again is not repeated."""
+        with self._changed:
+            notes = self._status.notes
+            if not notes or notes[-1] != text:
+                self._status = msgspec.structs.replace(self._status, notes=(*notes, text)[-_NOTES:])
+                self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """The membership is over because of `error`."""
+        with self._changed:
+            self.error = self.error or error
+        self.set(state="failed", reason=str(error))
+
+    def add_round(self, entry: dict[str, Any]) -> None:
+        with self._changed:
+            self._history.append(entry)
+        self.set(version=entry["round"], loss=entry["loss"], samples_done=entry["samples_done"])
+
+    def add_evaluation(self, version: int, metrics: dict[str, float], count: int) -> None:
+        with self._changed:
+            self._evaluations.append({"round": version, "count": count, **metrics})
+        self.set(metrics=metrics)
+
+    def wait_for(self, condition: Callable[[Status], bool], timeout: float | None = None) -> bool:
+        """Wait until the status fulfils `condition`; whether it does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: condition(self._status), timeout)
