@@ -18,6 +18,7 @@ from .blobs import Download, Upload
 from .bodies import ApiHandler
 from .guard import Gate, allows
 from .join_page import JoinPage
+from .peer_socket import PeerSocket
 from .watch import WatchSocket
 
 _SESSION = r"(?P<session>[a-z0-9][a-z0-9-]{0,63})"
@@ -182,6 +183,7 @@ def routes(gate: Gate, invite_base: Callable[[str, str], str]) -> list[Route]:
         (f"{one}/events", Events, shared),
         (f"{one}/peers", Peers, shared),
         (f"{one}/blobs/{_SHA256}", Download, shared),
+        (f"{one}/peer", PeerSocket, shared),
         (f"{one}/watch", WatchSocket, shared),
         (f"swarm/api/blobs/{_SHA256}", Upload, shared),
     ]

@@ -26,7 +26,7 @@ from ..protocol.invites import Role, new_secret
 from ..protocol.layout import LAYOUT_VERSION, Layout
 from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSettings, SessionSpec, check_spec
-from ..store.rows import Event, Member, Metric, StoredInvite, StoredSession
+from ..store.rows import Event, Member, Metric, SessionState, StoredInvite, StoredSession
 from .invites import InviteBook
 from .refusals import SessionEnded, SessionNotReady, UnknownSession
 from .storage import Storage
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 _LONGEST_INVITE = 366 * 86400.0
 _MOST = 10**6
+_STORED_STATES: dict[str, SessionState] = {
+    "waiting": "running",
+    "training": "running",
+    "paused": "paused",
+    "finished": "finished",
+}
 
 
 class ManagerOptions(msgspec.Struct, frozen=True):
@@ -63,6 +69,7 @@ class SessionManager:
         self._problems: dict[str, SwarmError] = {}
         self._storage: Storage | None = None
         self._opening = asyncio.Lock()
+        self._saving: set[asyncio.Task[None]] = set()
 
     # --- the server's life
 
@@ -96,6 +103,7 @@ class SessionManager:
         for session, end in zip(runtimes, ends, strict=True):
             if isinstance(end, BaseException):
                 self._log.error("Session %s did not stop cleanly: %s", session, end)
+        await asyncio.gather(*self._saving)
         await self._close_storage()
 
     @property
@@ -191,6 +199,8 @@ class SessionManager:
             )
         check_spec(msgspec.structs.replace(spec, settings=settings))
         runtime.change_settings(settings, by)
+        storage = await self._open_storage()
+        await storage.run_in_store(storage.database.save_settings, session, settings)
         return settings
 
     async def delete(self, session: str, by: str) -> None:
@@ -317,7 +327,9 @@ class SessionManager:
     async def _resume(self, storage: Storage, stored: StoredSession) -> None:
         try:
             layout = await storage.run_in_store(storage.database.layout, stored.session)
-            await self._run(storage, stored.spec, layout)
+            runtime = await self._run(storage, stored.spec, layout)
+            if stored.state == "paused":
+                runtime.pause("it was paused when the server stopped")
             self._log.info("Session %s goes on.", stored.session)
         except Exception as error:
             self._log.exception("Session %s cannot go on.", stored.session)
@@ -328,12 +340,35 @@ class SessionManager:
         finally:
             self._resuming.discard(stored.session)
 
-    async def _run(self, storage: Storage, spec: SessionSpec, layout: Layout) -> None:
+    async def _run(self, storage: Storage, spec: SessionSpec, layout: Layout) -> SessionRuntime:
         module = await asyncio.to_thread(importlib.import_module, f"{__package__}.session")  # loads torch
         generation = await storage.run_in_store(storage.database.raise_generation, spec.session)
         runtime: SessionRuntime = module.SessionRuntime(spec, layout, storage, generation)
         await runtime.start()
         self._runtimes[spec.session] = runtime
+        runtime.add_viewer(self._keeper(storage, spec.session))
+        return runtime
+
+    def _keeper(self, storage: Storage, session: str) -> Callable[[dict[str, Any]], None]:
+        """A viewer of a session that writes down what a restarted server must go on with, when that changes."""
+        kept: SessionState = "running"
+
+        def see(message: dict[str, Any]) -> None:
+            nonlocal kept
+            state = _STORED_STATES.get(message.get("state", "")) if message["type"] == "status" else None
+            if state and state != kept:
+                kept = state
+                task = asyncio.get_running_loop().create_task(save(state))
+                self._saving.add(task)
+                task.add_done_callback(self._saving.discard)
+
+        async def save(state: SessionState) -> None:
+            try:
+                await storage.run_in_store(storage.database.save_state, session, state, self._clock())
+            except SwarmError as error:
+                self._log.error("That session %s is %s could not be written down.\n%s", session, state, error)
+
+        return see
 
 
 def session_id(name: str) -> str:

@@ -36,11 +36,16 @@ class SwarmSocket(Guarded, WebSocketHandler):
     def note_connection(self) -> None:
         """To be called in `open`: a revoked invite closes the socket from then on."""
         if self.caller.invite:
-            self._left = self.manager.invites.connected(self.caller.invite, lambda reason: self.close(1008, reason))
+            self._left = self.manager.invites.connected(self.caller.invite, self.dismiss)
 
-    def on_close(self) -> None:
+    def forget_connection(self) -> None:
+        """To be called when the socket is closed."""
         if self._left:
             self._left()
+
+    def dismiss(self, reason: str) -> None:
+        """Close the socket because its invite is no longer good."""
+        self.close(1008, reason)
 
 
 class WatchSocket(SwarmSocket):
@@ -69,7 +74,7 @@ class WatchSocket(SwarmSocket):
         pass
 
     def on_close(self) -> None:
-        super().on_close()
+        self.forget_connection()
         self._stop_viewing()
         self._heartbeat.stop()
         self._writing.cancel()
