@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from tornado.iostream import StreamClosedError
@@ -38,7 +38,7 @@ _REASON_BYTES = 120
 
 
 class Connection:
-    """What is sent to one member. Control messages overtake frames; frames leave in order.
+    """What is sent to one member. Control messages overtake frames unless sent `in_order`; frames leave in order.
 
     limit: bytes of frames that may wait; a frame beyond it is not taken, `overflow` is set and `on_overflow` called
     (again only after `overflow` was set to False). Control messages that nobody takes off for 32 MiB close the
@@ -53,7 +53,7 @@ class Connection:
         self._pulse = Pulse(timing, self._loop.time())
         self._control: deque[tuple[int, bytes]] = deque()
         self._control_bytes = 0
-        self._frames: deque[Buffer] = deque()
+        self._frames: deque[Buffer | str] = deque()
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._busy = False
@@ -68,9 +68,13 @@ class Connection:
         self.closing = False
         self.reason = ""
 
-    def send(self, message: Message) -> bool:
-        """Queue a message ahead of all frames. False: the connection is closing."""
-        return self._queue(TEXT, encode(message).encode())
+    def send(self, message: Message, in_order: bool = False) -> bool:
+        """Queue a message ahead of all frames, or behind those that wait. False: the connection is closing."""
+        if not in_order or not self._frames:
+            return self._queue(TEXT, encode(message).encode())
+        if not self.closing:
+            self._frames.append(encode(message))
+        return not self.closing
 
     def send_frame(self, frame: Buffer) -> bool:
         """Queue a whole frame, by reference: it must not change any more. False: closing, or over the limit."""
@@ -89,9 +93,9 @@ class Connection:
 
     def drop_frames(self, predicate: Callable[[Buffer], bool] = lambda frame: True) -> int:
         """Forget the waiting frames for which `predicate` holds; returns how many. One being sent is not waiting."""
-        kept = deque(frame for frame in self._frames if not predicate(frame))
+        kept = deque(frame for frame in self._frames if isinstance(frame, str) or not predicate(frame))
         dropped = len(self._frames) - len(kept)
-        self.queued_bytes -= sum(map(len, self._frames)) - sum(map(len, kept))
+        self.queued_bytes -= _frame_bytes(self._frames) - _frame_bytes(kept)
         self._frames = kept
         self._changed.set()
         return dropped
@@ -163,6 +167,9 @@ class Connection:
                     return
                 elif self._frames:
                     frame = self._frames.popleft()
+                    if isinstance(frame, str):
+                        await self._protocol.write(TEXT, frame.encode())
+                        continue
                     await self._protocol.write(BINARY, frame)
                     self.queued_bytes -= len(frame)
                     self._drained.set()
@@ -182,6 +189,10 @@ class Connection:
             if self._pulse.due(now):
                 self.send(Heartbeat(sent=time.time()))
             await asyncio.sleep(self._pulse.rest(now))
+
+
+def _frame_bytes(queue: Iterable[Buffer | str]) -> int:
+    return sum(len(frame) for frame in queue if not isinstance(frame, str))
 
 
 class FrameProtocol(WebSocketProtocol13):

@@ -55,13 +55,13 @@ class PacketSet:
         self._identity = (Kind.PACKET, session, generation, round, attempt)
         self._codecs = packet_codecs(rule)
         shards = [shard for shard in layout.shards if shard.stream in self._codecs]
-        self._expected = sum(len(shard.chunks()) for shard in shards)
+        self.expected = sum(len(shard.chunks()) for shard in shards)
         self._frames: dict[int, tuple[Header, Frame]] = {}
 
     @property
     def complete(self) -> bool:
         """Whether every chunk of every shard that the round changes is here."""
-        return len(self._frames) == self._expected
+        return len(self._frames) == self.expected
 
     def add(self, frame: Frame) -> bool:
         """Keep a frame (the object itself, not a copy); returns `complete`. Raises `Refusal`, `ProtocolError`."""
@@ -81,7 +81,7 @@ class PacketSet:
     def apply(self, view: FlatVector) -> None:
         """Bring `view` from version `round - 1` to `round`. Raises `Refusal` before any change if packets lack."""
         if not self.complete:
-            raise Refusal(f"Round {self.round} has {len(self._frames)} of {self._expected} packets.")
+            raise Refusal(f"Round {self.round} has {len(self._frames)} of {self.expected} packets.")
         scratch = new_scratch()
         for header, frame in self._frames.values():
             values = view.slice(header.stream, header.start, header.count)

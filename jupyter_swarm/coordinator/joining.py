@@ -1,0 +1,137 @@
+"""How a peer comes to have the current version: from a pinned snapshot, then the packets of the rounds since.
+
+The journal is what waits for a slow joiner, not memory: its packets are read when it is ready for them. A joiner for
+which even the journal has moved on gets a new snapshot once; the second time it is told that its link is too slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..decisions.events import Said
+from ..protocol import messages as m
+from ..protocol.errors import StoreError
+from .members import Attached
+from .numbers import Pin
+
+if TYPE_CHECKING:
+    from .session import SessionRuntime
+
+PIN_AGE = 4
+"""A pinned snapshot is shared with later joiners while it is at most so many versions old."""
+PINS_KEPT = 2
+SNAPSHOTS = 2
+"""A joiner that falls behind the journal after so many snapshots has too slow a link."""
+QUEUED_BYTES = 8 << 20
+"""So much is put into a joiner's connection ahead of what its link takes."""
+
+
+class Joining:
+    """Snapshots and catching up, for one session."""
+
+    def __init__(self, session: SessionRuntime) -> None:
+        self.session = session
+        self._pins: list[Pin] = []
+        self._pinning = asyncio.Lock()
+
+    async def snapshot(self, attached: Attached, message: m.WantSnapshot) -> None:
+        """Offer a pinned snapshot, or send the chunks of the one that was offered."""
+        attached.feed = "none"
+        pin = next((pin for pin in self._pins if pin.number == message.number), None)
+        if pin is None:
+            pin = await self._pin()
+            attached.connection.send(
+                m.SnapshotOffer(self.session.generation, pin.number, pin.version, pin.chunk_digests)
+            )
+            return
+        for frame in self.session.numbers.pin_frames(pin, message.chunks):
+            await self._send(attached, frame)
+
+    async def _pin(self) -> Pin:
+        async with self._pinning:
+            version = self.session.state.version
+            if self._pins and self._pins[-1].version >= version - PIN_AGE:
+                return self._pins[-1]
+            pin = await self.session.in_thread(self.session.numbers.pin)
+            self._pins = [*self._pins, pin][-PINS_KEPT:]
+            return pin
+
+    async def synced(self, attached: Attached, message: m.Synced) -> None:
+        """A peer has a whole view: check it if that is possible, send the rounds since, then let it follow live."""
+        session = self.session
+        pin = next((pin for pin in self._pins if pin.version == message.version), None)
+        if message.version > session.state.version or (pin is not None and pin.digest != message.digest):
+            self.resync(attached, "your view is not the class's")
+            return
+        attached.feed = "catching up"
+        version = message.version
+        while version < session.state.version:
+            try:
+                record = await session.store.run_in_store(
+                    session.store.database.round, session.spec.session, version + 1
+                )
+                await self._send_round(attached, record, version + 1)
+            except StoreError:
+                self._too_slow(attached)
+                return
+            version += 1
+        self._follow(attached, message)
+
+    def _follow(self, attached: Attached, message: m.Synced) -> None:
+        """From here on the peer gets packets as they come; those of the attempt under way that went out already come
+        first. No await in here: nothing may happen in between."""
+        session = self.session
+        if session.members.connected.get(attached.id) is not attached:
+            return
+        attached.feed = "live"
+        for frame in session.sent:
+            attached.connection.send_frame(frame)
+        session.handle(Said(attached.id, message))
+
+    async def _send_round(self, attached: Attached, number: int) -> None:
+        session = self.session
+        record = await session.store.run_in_store(session.store.database.round, session.spec.session, number)
+        if record is None:
+            raise StoreError(f"Round {number} is not recorded.")
+        frames: Iterator[bytearray] = session.numbers.journal.read_round(number)
+        while batch := await asyncio.to_thread(lambda: list(itertools.islice(frames, 8))):
+            for frame in batch:
+                await self._send(attached, bytes(frame))
+        loss = record.mean_loss
+        commit = m.Commit(
+            session.generation, number, record.attempt, record.book.consumed, len(record.contributors),
+            loss if loss == loss else None, record.learning_rate, number % session.state.shard_count,
+        )  # fmt: skip
+        attached.connection.send(commit, in_order=True)
+
+    async def _send(self, attached: Attached, frame: bytes) -> None:
+        while attached.connection.queued_bytes > QUEUED_BYTES:
+            if self.session.members.connected.get(attached.id) is not attached:
+                raise asyncio.CancelledError
+            await asyncio.sleep(0.01)
+        attached.connection.send_frame(frame)
+
+    def _too_slow(self, attached: Attached) -> None:
+        attached.restarts += 1
+        if attached.restarts < SNAPSHOTS:
+            self.resync(attached, "the class went on faster than your link could follow")
+            return
+        reason = "its link is too slow for this model"
+        attached.connection.send(
+            m.Refused(
+                "Your link is too slow to follow this class.",
+                "The parameters changed faster than they could be sent to you.",
+                "Use a faster link, or ask the instructor for a recipe with fewer bytes.",
+            )
+        )
+        attached.connection.close(reason)
+        self.session.detach(attached.connection, reason)
+
+    def resync(self, attached: Attached, reason: str) -> None:
+        """The peer is to fetch a snapshot; until it has, it gets no work and no packets."""
+        attached.feed = "none"
+        self.session.rejoin(attached)
+        attached.connection.send(m.Resync(self.session.generation, reason))

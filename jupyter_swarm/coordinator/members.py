@@ -1,0 +1,114 @@
+"""The members of a session as the server knows them: identities by token, connections, what each is being sent."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from ..protocol.errors import LayoutError, RecipeError, SessionError, VersionMismatch
+from ..protocol.invites import hash_secret, new_secret
+from ..protocol.messages import PROTOCOL_VERSION, Hello
+from ..protocol.rules import SessionSpec
+from ..store.rows import Member
+from .sockets import Connection
+
+Feed = Literal["none", "catching up", "live"]
+"""none: gets no packets; catching up: gets those of past rounds from the journal; live: gets packets as they come."""
+
+
+class Attached:
+    """A member on a connection."""
+
+    def __init__(self, member: Member, connection: Connection, device: str) -> None:
+        self.member = member
+        self.connection = connection
+        self.device = device
+        self.feed: Feed = "none"
+        self.restarts = 0
+        self.progress: dict[str, float] = {}
+
+    @property
+    def id(self) -> str:
+        return self.member.member
+
+
+class Members:
+    """Who has ever been in the session, and who is connected now."""
+
+    def __init__(self, session: str, known: list[Member]) -> None:
+        self.session = session
+        self.connected: dict[str, Attached] = {}
+        self._known = {member.token_hash: member for member in known}
+        self._numbers = {"peer": 0, "holder": 0}
+        for member in known:
+            kind, _, number = member.member.rpartition("-")
+            if kind in self._numbers and number.isdigit():
+                self._numbers[kind] = max(self._numbers[kind], int(number))
+
+    def identify(self, hello: Hello) -> tuple[Member, str, bool]:
+        """The member that says hello, its token, and whether it is new."""
+        known = self._known.get(hash_secret(hello.token)) if hello.token else None
+        if known is not None and known.role == hello.role:
+            return known, hello.token, False
+        self._numbers[hello.role] += 1
+        identity = f"{hello.role}-{self._numbers[hello.role]}"
+        token = new_secret()
+        now = time.time()
+        name = self._free_name(" ".join(hello.name.split())[:64] or identity)
+        member = Member(self.session, identity, hello.role, name, hash_secret(token), now, now)
+        self._known[member.token_hash] = member
+        return member, token, True
+
+    def _free_name(self, name: str) -> str:
+        taken = {member.name for member in self._known.values()}
+        if name not in taken:
+            return name
+        number = 2
+        while f"{name} ({number})" in taken:
+            number += 1
+        return f"{name} ({number})"
+
+    def peers(self) -> list[Attached]:
+        """The connected peers."""
+        return [attached for attached in self.connected.values() if attached.member.role == "peer"]
+
+    def holders(self) -> list[Attached]:
+        """The connected holders, without the server's own."""
+        return [attached for attached in self.connected.values() if attached.member.role == "holder"]
+
+    def by_connection(self, connection: Connection) -> Attached | None:
+        """The member on this connection, if it has said hello there."""
+        return next((attached for attached in self.connected.values() if attached.connection is connection), None)
+
+
+def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:
+    """Raises the error that tells why `hello` cannot be let in: version, role, layout, recipe, capacity."""
+    if hello.protocol != PROTOCOL_VERSION:
+        raise VersionMismatch(
+            f"This server speaks version {PROTOCOL_VERSION} of the protocol, you speak {hello.protocol}.",
+            f"You have jupyter_swarm {hello.software}.",
+            "Install the same version of jupyter_swarm as the server has.",
+        )
+    if hello.role != role:
+        raise SessionError(
+            f"This invite is for a {role}, not for a {hello.role}.", todo="Ask for an invite of the right role."
+        )
+    if hello.role != "peer":
+        return
+    if hello.layout_digest and hello.layout_digest != spec.layout_digest:
+        raise LayoutError(
+            "Your model differs from the session's.",
+            "Its tensors have other names, shapes or dtypes.",
+            "Build it with the session's recipe, unchanged.",
+        )
+    if hello.agreed and hello.agreed != spec.recipe:
+        raise RecipeError(
+            "The recipe you agreed to is not the session's.",
+            f"You agreed to {hello.agreed[:12]}, the session trains {spec.recipe[:12]}.",
+            "Join again, look at the recipe, and agree to it.",
+        )
+    if peers >= spec.settings.capacity:
+        raise SessionError(
+            f"The session is full: {peers} peers are connected.",
+            todo="Try again later, or ask the instructor to raise its capacity.",
+        )

@@ -1,0 +1,224 @@
+"""The numbers of one session on the server: its own holder, the view that joiners get, the state on disk.
+
+All methods run in one thread that is not the event loop's (`SessionRuntime` sees to it), because they move whole
+models. What they compute is handed back through their results or through the functions given to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+
+from ..optim.slices import slot_names
+from ..protocol import failpoints
+from ..protocol.errors import LayoutError, StoreError
+from ..protocol.frames import Kind, payload_of, read_header, session_tag
+from ..protocol.layout import Layout, Stream
+from ..protocol.messages import Adopt, Prepare
+from ..protocol.records import ShardDigest
+from ..protocol.rules import SessionSpec
+from ..shards.codecs import decode
+from ..shards.holder import Holder
+from ..shards.incoming import PacketSet
+from ..shards.outgoing import Envelope, FrameWriter, exact_codec, value_frames
+from ..shards.vector import FlatVector, storage_dtype
+from ..store import snapshots
+from ..store.atomic import Buffer
+from ..store.journal import Journal
+
+State = dict[str, torch.Tensor]
+"""A whole state by shard and part: "3.0" is shard 3's view, "3.1" its first optimizer slot, and so on; what a holder
+sends as STATE frames, and what a snapshot holds."""
+
+
+class Pin(NamedTuple):
+    """An immutable copy of the view for joiners, with the digest of each chunk and of the whole."""
+
+    number: int
+    version: int
+    view: FlatVector
+    chunk_digests: tuple[str, ...]
+    digest: str
+
+
+class Numbers:
+    """Built once per session and server start; `restore` brings it to the last recorded version."""
+
+    def __init__(self, spec: SessionSpec, layout: Layout, folder: Path, generation: int) -> None:
+        self.layout = layout
+        self.rule = spec.rule
+        self.folder = folder
+        self.generation = generation
+        self.holder = Holder(layout, spec.rule, spec.session)
+        self.journal = Journal(folder)
+        self.version = 0
+        self.optimizer_step = 0
+        self._tag = session_tag(spec.session)
+        self._view: FlatVector | None = None
+        self._loaded: State = {}
+        self._pins = 0
+        self._writer = FrameWriter()
+
+    # --- the disk
+
+    def restore(self, last_round: int, initial: bytes | None) -> int:
+        """Load snapshot and journal; returns how many rounds the optimizer's state is older than the parameters.
+
+        `initial` is the founder's first parameters (safetensors), for a session without a snapshot. Raises
+        `StoreError`, `LayoutError`.
+        """
+        rounds = self.journal.recover(last_round)
+        if snapshots.latest(self.folder) is None:
+            self._save_first(initial)
+        newest = snapshots.latest(self.folder) or 0
+        facts, self._loaded = snapshots.load(self.folder, newest)
+        view = FlatVector(self.layout)
+        for shard in self.layout.shards:
+            view.shard(shard).copy_(self._loaded[f"{shard.index}.0"])
+        for number in rounds:
+            self._replay(number, view)
+        if rounds:  # a master is of use only at the snapshot's own version; later it begins as the view
+            self._loaded = {name: tensor for name, tensor in self._loaded.items() if not self._is_master(name)}
+        self._view = view
+        self.version, self.optimizer_step = last_round, facts.step
+        return last_round - newest
+
+    def _is_master(self, name: str) -> bool:
+        index, part = (int(number) for number in name.split("."))
+        slots = slot_names(self.rule.optimizer) if self.layout.shards[index].stream == Stream.PARAMETERS else ()
+        return part > len(slots)
+
+    def _save_first(self, initial: bytes | None) -> None:
+        if initial is None:
+            raise StoreError("The session has neither a snapshot nor first parameters.", todo="Open a new session.")
+        view = FlatVector(self.layout)
+        try:
+            view.load(safetensors.torch.load(initial))
+        except (safetensors.SafetensorError, KeyError, RuntimeError) as error:
+            raise LayoutError("The session's first parameters cannot be read.", str(error)) from None
+        self.save(0, {f"{shard.index}.0": view.shard(shard) for shard in self.layout.shards}, step=0)
+
+    def _replay(self, number: int, view: FlatVector) -> None:
+        packets: PacketSet | None = None
+        for frame in self.journal.read_round(number):
+            header = read_header(frame)
+            if packets is None:
+                packets = PacketSet(self.layout, self.rule, self._tag, header.generation, number, header.attempt)
+            packets.add(frame)
+        if packets is not None:
+            packets.apply(view)
+
+    def save(self, version: int, state: State, step: int) -> None:
+        """Write a snapshot. Raises `StoreError`; the older one stays then."""
+        facts = snapshots.SnapshotFacts(version, self.generation, step, self.layout.digest)
+        snapshots.save(self.folder, state, facts)
+
+    def state_on_disk(self) -> State:
+        """What the newest snapshot holds."""
+        return snapshots.load(self.folder, snapshots.latest(self.folder) or 0)[1]
+
+    # --- shards handed over
+
+    def own_state(self) -> State:
+        """A copy of everything that the server's own holder holds."""
+        state: State = {}
+        for frame in self.holder.state_frames():
+            self.take_state(frame, state)
+        return state
+
+    def take_state(self, frame: Buffer, state: State) -> None:
+        """Copy one STATE frame into `state`."""
+        header = read_header(frame)
+        shard = self.layout.shards[header.shard]
+        part = header.number + 1 if header.stream == Stream.OPTIMIZER else 0
+        values = state.get(f"{shard.index}.{part}")
+        if values is None:
+            values = state[f"{shard.index}.{part}"] = torch.zeros(shard.count, dtype=storage_dtype(shard.stream))
+        decode(header.codec, payload_of(frame), values[header.start - shard.start :][: header.count])
+
+    def restored_state(self) -> State:
+        """What `restore` has read: the view as of now, and the optimizer's slots as of the snapshot."""
+        loaded, self._loaded = self._loaded, {}
+        view = self.view()
+        return loaded | {f"{shard.index}.0": view.shard(shard) for shard in self.layout.shards}
+
+    def adopt(self, shards: tuple[int, ...], state: State) -> None:
+        """Let the server's holder hold `shards`, and the constants, which no other holder keeps; those that it does
+        not hold yet come from `state`."""
+        constants = tuple(shard.index for shard in self.layout.shards if shard.stream == Stream.CONSTANT)
+        for frame in self.state_frames({*shards, *constants} - set(self.holder.shards), state):
+            self.holder.take_state(frame)
+        self.holder.adopt(Adopt(self.generation, self.version, self.optimizer_step, shards + constants))
+
+    def state_frames(self, shards: Iterable[int], state: State) -> Iterator[memoryview]:
+        """STATE frames of `shards` out of `state`, to be handed to a holder."""
+        wanted = set(shards)
+        for name, values in state.items():
+            index, part = (int(number) for number in name.split("."))
+            if index not in wanted:
+                continue
+            shard = self.layout.shards[index]
+            stream = shard.stream if part == 0 else Stream.OPTIMIZER
+            envelope = Envelope(Kind.STATE, self._tag, self.generation, self.version, max(part - 1, 0))
+            for start, count in shard.chunks():
+                values_of = values[start - shard.start :][:count]
+                yield self._writer.frame(envelope, stream, exact_codec(shard.stream), index, start, values_of)
+
+    # --- a round
+
+    def step(self, prepare: Prepare, norm: float, send: Callable[[bytes], None]) -> tuple[ShardDigest, ...]:
+        """Compute the next version of the server's own shards; each packet goes to `send` as soon as it is ready."""
+        for frame in self.holder.step(prepare, norm):
+            send(bytes(frame))
+        failpoints.reach("prepared")
+        return self.holder.digests
+
+    def install(self, packets: PacketSet, digest_shard: int) -> str:
+        """The round is committed; returns the digest of one shard of the view."""
+        self.holder.install()
+        self.version += 1
+        self.optimizer_step = self.holder.step_number
+        if self._view is not None:
+            packets.apply(self._view)
+        return self.digest(digest_shard)
+
+    def keep_view(self, keep: bool) -> None:
+        """Keep a copy of the whole view beside the holder (needed when others hold shards), or let it go."""
+        if keep and self._view is None:
+            self._view = self.view()
+        elif not keep:
+            self._view = None
+
+    def view(self) -> FlatVector:
+        """A copy of the view at the current version."""
+        view = FlatVector(self.layout)
+        if self._view is not None:
+            view.copy_from(self._view)
+        else:
+            self.holder.copy_view(view)
+        return view
+
+    def digest(self, shard: int) -> str:
+        """SHA-256 of one shard of the view."""
+        return self._view.digest(self.layout.shards[shard]) if self._view else self.holder.view_digest(shard)
+
+    def pin(self) -> Pin:
+        """An immutable copy of the view for those who join at this version."""
+        self._pins += 1
+        view = self.view()
+        return Pin(self._pins, self.version, view, view.chunk_digests(), view.digest_all())
+
+    def pin_frames(self, pin: Pin, chunks: tuple[int, ...]) -> Iterator[bytes]:
+        """The SNAPSHOT frames of the wanted chunks."""
+        envelope = Envelope(Kind.SNAPSHOT, self._tag, self.generation, pin.version, pin.number)
+        writer = FrameWriter()
+        for frame in value_frames(writer, envelope, pin.view, set(chunks)):
+            yield bytes(frame)
+
+    def packets(self, round: int, attempt: int) -> PacketSet:
+        """Where the packets of an attempt are collected."""
+        return PacketSet(self.layout, self.rule, self._tag, self.generation, round, attempt)

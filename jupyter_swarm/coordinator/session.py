@@ -1,0 +1,421 @@
+"""One running session: it turns what members say into events, and carries out what the decisions want.
+
+Everything here runs on the event loop and is short; numbers are worked off it by `Numbers` in the holder's thread and
+by `Recorder` in the journal's. No recipe code ever runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..decisions.effects import Disconnect, Effect, Note, Place, Tell, TellPeers, WriteRecord
+from ..decisions.events import (
+    AnyEvent,
+    Change,
+    Finish,
+    MemberJoined,
+    MemberLost,
+    Pause,
+    PausePeer,
+    Recorded,
+    RecordFailed,
+    Resume,
+    Said,
+    Tick,
+)
+from ..decisions.explain import explain
+from ..decisions.reducer import handle
+from ..decisions.state import new_state
+from ..protocol import failpoints
+from ..protocol import messages as m
+from ..protocol.errors import StoreError
+from ..protocol.frames import Kind, read_header, session_tag
+from ..protocol.layout import Layout
+from ..protocol.records import RoundRecord
+from ..protocol.rules import SessionSettings, SessionSpec
+from ..shards.incoming import PacketSet
+from ..store.atomic import Buffer
+from ..store.rows import Level
+from .holding import OWN, Holding
+from .joining import Joining
+from .members import Attached, Members, check_hello
+from .numbers import Numbers
+from .recording import Recorder
+from .sockets import Connection
+from .status import SessionStatus, status_of
+from .storage import Storage
+
+_T = TypeVar("_T")
+
+
+class SessionRuntime:
+    """Drives one session. Made, started and stopped by the `SessionManager`."""
+
+    def __init__(self, spec: SessionSpec, layout: Layout, store: Storage, generation: int) -> None:
+        self.spec = spec
+        self.layout = layout
+        self.store = store
+        self.generation = generation
+        self.tag = session_tag(spec.session)
+        self.log = logging.getLogger(f"jupyter_swarm.session.{spec.session}")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-holder")
+        self.numbers = Numbers(spec, layout, store.folder(spec.session), generation)
+        self.recorder = Recorder(spec.session, store, self.numbers.journal)
+        self.members = Members(spec.session, [])
+        self.state = new_state(
+            spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(layout.trained_shards), generation
+        )
+        self.packets: PacketSet | None = None
+        self.sent: list[Buffer] = []
+        self.metrics: dict[str, float] = {}
+        self.view_digests: dict[int, tuple[int, str]] = {}
+        self.last_activity = datetime.now(timezone.utc)
+        self.holding = Holding(self)
+        self.joining = Joining(self)
+        self._viewers: list[Callable[[dict[str, Any]], None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._record: RoundRecord | None = None
+        self._last_status = ""
+        self._started = time.time() - time.monotonic()
+        self._stopped = False
+
+    # --- life
+
+    async def start(self) -> None:
+        """Load the last recorded version and open for members. Raises `SwarmError` if it cannot be loaded."""
+        database = self.store.database
+        session = self.spec.session
+        last = await self.store.run_in_store(database.last_round, session)
+        record = await self.store.run_in_store(database.round, session, last) if last else None
+        self.members = Members(session, await self.store.run_in_store(database.members, session))
+        initial = await asyncio.to_thread(self.store.blobs.read, self.spec.initial) if not last else None
+        age = await self.in_thread(self.numbers.restore, last, initial)
+        self.state = new_state(
+            session, self.spec.rule, self.spec.settings, self.spec.samples, self.spec.held_out,
+            len(self.layout.trained_shards), self.generation, record,
+        )  # fmt: skip
+        if self.generation > 1:
+            older = f"; the optimizer's state is {age} rounds older" if age else ""
+            self._note("info", f"The server goes on from version {last}{older}.", "")
+        self.handle(MemberJoined(OWN, "holder"))
+        self.spawn(self._tick())
+
+    async def stop(self, reason: str) -> None:
+        """Close all connections and let go of everything; the session can be taken up again later."""
+        self._stopped = True
+        for attached in list(self.members.connected.values()):
+            attached.connection.send(m.Refused("The server stops.", reason, "It is tried again by itself.", retry=True))
+            attached.connection.close(reason)
+        self.members.connected.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(StoreError):
+            await self.recorder.flush()
+        await asyncio.to_thread(self.recorder.close)
+        await asyncio.to_thread(self.thread.shutdown)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in the background until the session stops; what it raises is logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("Something went wrong in session %s.", self.spec.session, exc_info=error)
+
+    async def in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Run `function` in the thread that owns the numbers, after what was asked for before."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
+
+    def now(self) -> float:
+        """Seconds since 1970 that never go back."""
+        return self._started + time.monotonic()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.handle(Tick())
+            self._publish_status()
+            if self.members.peers():
+                self.last_activity = datetime.now(timezone.utc)
+            with contextlib.suppress(StoreError):
+                await self.recorder.flush()
+
+    # --- members
+
+    def attach(self, connection: Connection, hello: m.Hello, role: str, invite_id: object = None) -> None:
+        """Let a member in. Raises `SwarmError` with the reason if it cannot be."""
+        check_hello(hello, role, self.spec_now(), len(self.members.peers()))
+        member, token, new = self.members.identify(hello)
+        older = self.members.connected.get(member.member)
+        if older is not None:
+            older.connection.send(
+                m.Refused("You have joined from another place.", "The same identity said hello again.")
+            )
+            self.detach(older.connection, "it connected again")
+            older.connection.close("joined from another place")
+        attached = Attached(member, connection, hello.device)
+        self.members.connected[member.member] = attached
+        self.last_activity = datetime.now(timezone.utc)
+        if new:
+            self.spawn(self.store.run_in_store(self.store.database.add_member, member))
+        spec = self.spec_now()
+        if member.role == "holder":
+            connection.send(m.HolderWelcome(member.member, token, self.generation, spec, self.layout))
+        else:
+            connection.send(
+                m.Welcome(
+                    member.member, member.name, token, self.generation, self.state.version, spec, self.layout,
+                    self.state.samples_done,
+                )
+            )  # fmt: skip
+        self.handle(MemberJoined(member.member, hello.role, member.name, hello.device))
+        connection.send(self.status_message())
+
+    def detach(self, connection: Connection, reason: str) -> None:
+        """A connection is gone."""
+        attached = self.members.by_connection(connection)
+        if attached is None:
+            return
+        del self.members.connected[attached.id]
+        self.holding.lost(attached.id)
+        self.handle(MemberLost(attached.id, reason))
+
+    def rejoin(self, attached: Attached) -> None:
+        """A peer whose view is not right begins again on the same connection."""
+        member = attached.member
+        self.handle(MemberJoined(member.member, "peer", member.name, attached.device))
+
+    async def received(self, connection: Connection, message: m.FromMember) -> None:
+        """A member said something. Raises `SwarmError` for what cannot be answered."""
+        attached = self.members.by_connection(connection)
+        if attached is None:
+            return
+        generation = getattr(message, "generation", self.generation)
+        if generation != self.generation:
+            return
+        match message:
+            case m.WantSnapshot():
+                self.spawn(self.joining.snapshot(attached, message))
+            case m.Synced():
+                self.spawn(self.joining.synced(attached, message))
+            case m.ViewDigest():
+                self._compare(attached, message)
+            case m.Progress():
+                attached.progress = {name: float(value) for name, value in msgspec.structs.asdict(message).items()}
+            case m.Adopted() | m.StateSent():
+                self.holding.answered(attached, message)
+            case _:
+                self.handle(Said(attached.id, message))
+
+    async def received_frame(self, connection: Connection, frame: Buffer) -> None:
+        """A member sent numbers. Raises `SwarmError` for a frame that cannot be meant for this session."""
+        attached = self.members.by_connection(connection)
+        if attached is None:
+            return
+        header = read_header(frame)
+        if header.kind == Kind.ECHO:
+            connection.send_frame(frame)
+        elif (header.session, header.generation) != (self.tag, self.generation):
+            return
+        elif header.kind == Kind.CONTRIBUTION and attached.member.role == "peer":
+            await self.holding.stage(attached, header, frame)
+        elif header.kind == Kind.PACKET and attached.member.role == "holder":
+            self.packet(frame)
+        elif header.kind == Kind.STATE and attached.member.role == "holder":
+            self.holding.state_frame(attached, frame)
+
+    def _compare(self, attached: Attached, message: m.ViewDigest) -> None:
+        known = self.view_digests.get(message.version)
+        if known is None or known == (message.shard, message.sha256):
+            return
+        text = f"The view of {attached.member.name} differs from version {message.version}; it fetches a snapshot."
+        self._note("warning", text, attached.id)
+        self.joining.resync(attached, "your view differs from the class's")
+
+    # --- steering
+
+    def pause(self, by: str) -> None:
+        """Stop handing out work."""
+        self.handle(Pause(by))
+        self._publish_status()
+
+    def resume(self, by: str) -> None:
+        """Go on."""
+        self.handle(Resume(by))
+        self._publish_status()
+
+    def pause_peer(self, member: str, by: str, resume: bool = False) -> None:
+        """Stop, or go on, handing work to one peer."""
+        self.handle(PausePeer(member, by, resume))
+
+    def finish(self, by: str) -> None:
+        """End the session after the round under way."""
+        self.handle(Finish(by))
+        self._publish_status()
+
+    def change_settings(self, settings: SessionSettings, by: str) -> None:
+        """New settings (checked by the caller) from the next round on."""
+        self.handle(Change(settings, by))
+
+    def spec_now(self) -> SessionSpec:
+        """The specification with the settings as they are now."""
+        return msgspec.structs.replace(self.spec, settings=self.state.next_settings or self.state.settings)
+
+    # --- watching
+
+    def status(self) -> SessionStatus:
+        """What the session is doing, for people and programs."""
+        return status_of(self.state, self.members, self.spec.name, self.metrics, self.now())
+
+    def status_message(self) -> m.Status:
+        """The same in one line, for members."""
+        state, reason = explain(self.state, self.now())
+        return m.Status(self.generation, state, reason)
+
+    def add_viewer(self, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """`callback` gets every publication from now on; returns what ends that."""
+        self._viewers.append(callback)
+        return lambda: self._viewers.remove(callback)
+
+    def publish(self, kind: str, **facts: Any) -> None:
+        """Tell those who watch."""
+        for viewer in list(self._viewers):
+            viewer({"type": kind, **facts})
+
+    def _publish_status(self) -> None:
+        message = self.status_message()
+        if message.reason != self._last_status:
+            self._last_status = message.reason
+            for attached in self.members.peers():
+                attached.connection.send(message)
+        if self._viewers:
+            self.publish("status", **msgspec.to_builtins(self.status()))
+
+    def _note(self, level: Level, text: str, member: str) -> None:
+        self.log.log({"info": logging.INFO, "warning": logging.WARNING}.get(level, logging.ERROR), "%s", text)
+        now = self.now()
+        self.recorder.note(now, self.generation, self.state.round.number, level, text, member)
+        self.publish("event", level=level, text=text, member=member, unix_time=now)
+
+    # --- carrying out
+
+    def handle(self, event: AnyEvent) -> None:
+        """Let the decisions see an event, and do what they want."""
+        if self._stopped:
+            return
+        self.state, effects = handle(self.state, event, self.now())
+        for effect in effects:
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Tell():
+                self._tell(effect.member, effect.message)
+            case TellPeers():
+                self._tell_peers(effect)
+            case Place():
+                self.spawn(self.holding.place(effect))
+            case WriteRecord():
+                self._record = effect.record
+                self.spawn(self._commit_when_complete(effect.record))
+            case Disconnect():
+                self._disconnect(effect)
+            case Note():
+                self._note(effect.level, effect.text, effect.member)
+
+    def _tell(self, member: str, message: m.Message) -> None:
+        if isinstance(message, m.Prepare):
+            self._begin_packets(message)
+        elif isinstance(message, m.Accepted):
+            failpoints.reach("accepted")
+        if member == OWN:
+            self.holding.own(message)
+        elif member in self.members.connected:
+            self.members.connected[member].connection.send(message)
+
+    def _tell_peers(self, effect: TellPeers) -> None:
+        message = effect.message
+        if isinstance(message, m.Commit):
+            self._committed(message)
+        elif isinstance(message, m.Abort):
+            self._forget_packets()
+        elif isinstance(message, m.Evaluated):
+            self._evaluated(message)
+        for attached in self.members.peers():
+            if attached.feed == "live" or not isinstance(message, m.Commit | m.Abort):
+                attached.connection.send(message, in_order=effect.in_order)
+
+    def _disconnect(self, effect: Disconnect) -> None:
+        attached = self.members.connected.get(effect.member)
+        if attached is not None:
+            attached.connection.send(m.Refused("The server closed the connection.", effect.reason, retry=True))
+            attached.connection.close(effect.reason)
+            self.detach(attached.connection, effect.reason)
+
+    # --- packets and the commit
+
+    def _begin_packets(self, prepare: m.Prepare) -> None:
+        """The first holder is told to prepare: from now on packets of this attempt come."""
+        if self.packets is None or (self.packets.round, self.packets.attempt) != (prepare.round, prepare.attempt):
+            self.packets = self.numbers.packets(prepare.round, prepare.attempt)
+            self.sent = []
+            self.recorder.begin(prepare.round)
+
+    def packet(self, frame: Buffer) -> None:
+        """A packet is ready: to everybody who follows live, and to the journal."""
+        header = read_header(frame)
+        packets = self.packets
+        if packets is None or (header.round, header.attempt) != (packets.round, packets.attempt):
+            return
+        complete = packets.add(frame)
+        self.sent.append(frame)
+        if len(self.sent) == max(packets.expected // 2, 1):
+            failpoints.reach("half-delivered")
+        self.recorder.append(frame)
+        for attached in self.members.peers():
+            if attached.feed == "live":
+                attached.connection.send_frame(frame)
+        if complete and self._record is not None:
+            self.spawn(self._commit_when_complete(self._record))
+
+    async def _commit_when_complete(self, record: RoundRecord) -> None:
+        """Messages overtake packets, so the record may be due while packets of other holders are still on their way."""
+        packets = self.packets
+        if packets is None or not packets.complete or self._record is None:
+            return
+        self._record = None
+        try:
+            await self.recorder.commit(record)
+        except StoreError as error:
+            self.handle(RecordFailed(record.round, record.attempt, " ".join(str(error).split("\n"))))
+            return
+        self.handle(Recorded(record.round, record.attempt))
+
+    def _committed(self, commit: m.Commit) -> None:
+        self.packets, self.sent = None, []
+        if commit.mean_loss is not None:
+            self.metrics["loss"] = commit.mean_loss
+        self.publish("commit", **msgspec.to_builtins(commit))
+
+    def _forget_packets(self) -> None:
+        self.packets, self.sent, self._record = None, [], None
+        self.recorder.discard()
+
+    def _evaluated(self, message: m.Evaluated) -> None:
+        self.metrics |= {f"held_out_{name}": value for name, value in message.metrics.items()}
+        self.spawn(self.recorder.evaluated(message))
+        self.publish("evaluated", **msgspec.to_builtins(message))

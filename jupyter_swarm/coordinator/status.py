@@ -1,0 +1,79 @@
+"""What a session is doing, as the REST interface and those who watch see it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..decisions.explain import explain, explain_peer
+from ..decisions.state import State
+from .members import Members
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """One connected peer. `speed`: samples per second; `share`: of all samples accepted since the server started."""
+
+    id: str
+    name: str
+    device: str
+    state: str
+    reason: str
+    version: int
+    speed: float
+    samples: int
+    share: float
+    bytes_sent: int
+    bytes_received: int
+
+
+class SessionStatus(msgspec.Struct, frozen=True):
+    """The session. `metrics` are the latest: mean training loss of a round, held-out means."""
+
+    session: str
+    name: str
+    state: str
+    reason: str
+    generation: int
+    version: int
+    rounds: int
+    samples_done: int
+    peers: list[PeerStatus]
+    holders: list[str]
+    metrics: dict[str, float]
+
+
+def status_of(state: State, members: Members, name: str, metrics: dict[str, float], now: float) -> SessionStatus:
+    """The status of the moment."""
+    word, reason = explain(state, now)
+    total = sum(peer.samples for peer in state.peers.values()) or 1
+    peers = []
+    for peer in state.peers.values():
+        attached = members.connected.get(peer.id)
+        doing, why = explain_peer(state, peer)
+        peers.append(
+            PeerStatus(
+                id=peer.id,
+                name=peer.name,
+                device=peer.device,
+                state=doing,
+                reason=why,
+                version=peer.version,
+                speed=peer.speed,
+                samples=peer.samples,
+                share=peer.samples / total,
+                bytes_sent=attached.connection.bytes_sent if attached else 0,
+                bytes_received=attached.connection.bytes_received if attached else 0,
+            )
+        )
+    return SessionStatus(
+        session=state.session,
+        name=name,
+        state=word,
+        reason=reason,
+        generation=state.generation,
+        version=state.version,
+        rounds=state.settings.rounds,
+        samples_done=state.samples_done,
+        peers=peers,
+        holders=list(state.holders),
+        metrics=dict(metrics),
+    )
