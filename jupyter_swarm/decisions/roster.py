@@ -33,9 +33,13 @@ def _holder_joined(state: State, event: MemberJoined, now: float) -> list[Effect
 
 
 def synced(state: State, peer: Peer, message: Synced, now: float) -> list[Effect]:
-    """A peer has a whole view; it can work once it has caught up with the commits since then."""
+    """A peer has a whole view; it can work once it has caught up with the commits since then, and then waits for it.
+
+    Its `WantWork` may have come before the driver had sent it those commits and said this.
+    """
     peer.synced = True
-    peer.version = message.version
+    peer.version = max(peer.version, message.version)
+    work.wait_again(state, peer)
     return work.dispatch(state, now) if work.enough_peers(state) else []
 
 
