@@ -135,7 +135,7 @@ class Holder:
                 "The optimizer needs other state than the session began with.",
                 why=f"It keeps {slot_names(prepare.optimizer)} instead of {self._slots} for each parameter.",
             )
-        if not prepare.contributions or prepare.total_weight <= 0:
+        if prepare.total_weight <= 0 or sum(weight for _, weight in prepare.contributions) <= 0:
             raise Refusal(f"Round {prepare.round} has nothing to merge.")
         for number, _ in prepare.contributions:
             if number not in self._staging or not self._staging[number].complete:
@@ -155,9 +155,10 @@ class Holder:
     def _merge_chunk(self, rule: StreamRule, shard: Shard, start: int, count: int, prepare: Prepare) -> Tensor:
         """Merge one chunk into the next master: each staged payload is read once, the sum stays in the cache."""
         into = self._held[shard.index].next.master[start - shard.start :][:count]
+        weights = sum(weight for _, weight in prepare.contributions)
         for place, (number, weight) in enumerate(prepare.contributions):
             payload = self._staging[number].payload(rule.stream, start)
-            share = weight / prepare.total_weight if rule.merge == "mean" else 1.0
+            share = weight / weights if rule.merge == "mean" else 1.0
             if place == 0:
                 decode(rule.up, payload, into)
                 if share != 1.0:
@@ -272,8 +273,10 @@ class Holder:
 
     def state_frames(self) -> Iterator[memoryview]:
         """STATE frames of all shards held: the view in its section's stream, then OPTIMIZER frames whose `number` is
-        the slot's index; behind the optimizer's slots comes the master, if it differs from the view. Each frame is
-        valid until the next is asked for."""
+        the slot's index; behind the optimizer's slots comes the master, if it differs from the view.
+
+        Each frame is valid until the next is asked for, and lies in the same buffer as those of `step`.
+        """
         for held in self._held.values():
             shard = held.shard
             for number, values in enumerate(held.current.parts()):

@@ -9,7 +9,14 @@ from jupyter_swarm.protocol.errors import ProtocolError
 from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS
 from jupyter_swarm.protocol.rules import Codec
 from jupyter_swarm.shards.codecs import (
-    BLOCK_ELEMENTS, FP16_LARGEST, accumulate, decode, decoded, encode, encoded_bytes, new_scratch,
+    BLOCK_ELEMENTS,
+    FP16_LARGEST,
+    accumulate,
+    decode,
+    decoded,
+    encode,
+    encoded_bytes,
+    new_scratch,
 )  # fmt: skip
 
 FLOATING = [Codec.FP32, Codec.FP16, Codec.BF16, Codec.INT8]

@@ -1,3 +1,4 @@
+import contextlib
 import math
 import random
 import struct
@@ -6,21 +7,43 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from jupyter_swarm.optim import SGD, AdamW, Nesterov, OptimizerRule
-from jupyter_swarm.protocol.errors import ProtocolError, Refusal, SettingError
+from jupyter_swarm.protocol.errors import ProtocolError, Refusal, SettingError, SwarmError
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.messages import Adopt, Expect
 from jupyter_swarm.protocol.rules import Codec, RoundRule, StreamRule
 from jupyter_swarm.shards.holder import Holder
+from jupyter_swarm.shards.incoming import PacketSet
+from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.vector import FlatVector
 
 from .rounds import (
-    GENERATION, SESSION, apply, contribution, frames_of, holder_of, prepare_of, prepared, rule_of, small, stage_all,
+    GENERATION,
+    SESSION,
+    TAG,
+    apply,
+    contribution,
+    frames_of,
+    holder_of,
+    prepare_of,
+    prepared,
+    rule_of,
+    small,
+    stage_all,
 )  # fmt: skip
 
 OPTIMIZERS = [SGD(0.1, weight_decay=0.1), Nesterov(0.1, weight_decay=0.01), AdamW(1e-2, weight_decay=0.1)]
 LOSSY = [Codec.FP16, Codec.BF16, Codec.INT8]
+
+
+def fuzzed() -> tuple[Holder, RoundRule, list[bytes], list[bytes]]:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    layout = layout_of(model)
+    rule = rule_of(AdamW(0.1), up=Codec.INT8, down=Codec.BF16)
+    holder = holder_of(FlatVector.of(layout, model), rule)
+    return holder, rule, frames_of(contribution(layout, 1), rule, 1), state_of(holder)
 
 
 def state_of(holder: Holder) -> list[bytes]:
@@ -30,7 +53,7 @@ def state_of(holder: Holder) -> list[bytes]:
 def run_round(holders: list[Holder], view: FlatVector, rule: RoundRule, round: int, seeds: list[int]) -> None:
     for seed in seeds:
         stage_all(holders, frames_of(contribution(view.layout, seed), rule, seed, round), seed, round)
-    packets = prepared(holders, prepare_of(rule, {seed: 20 for seed in seeds}, round))
+    packets = prepared(holders, prepare_of(rule, dict.fromkeys(seeds, 20), round))
     apply(view, rule, packets, round)
     for holder in holders:
         holder.install()
@@ -332,6 +355,27 @@ def test_what_cannot_be_merged_is_refused_and_the_state_stays() -> None:
         holder.install()
     assert state_of(holder) == before
     assert len(prepared([holder], prepare)) > 0
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_random_and_damaged_bytes_give_our_errors_or_nothing(data: st.DataObject) -> None:
+    holder, rule, frames, states = fuzzed()
+    if data.draw(st.booleans()):
+        frame = bytearray(data.draw(st.sampled_from(frames + states)))
+        for _ in range(data.draw(st.integers(1, 3))):
+            frame[data.draw(st.integers(0, min(len(frame), 90) - 1))] = data.draw(st.integers(0, 255))
+        frame = frame[: data.draw(st.integers(0, len(frame)))] if data.draw(st.booleans()) else frame
+    else:
+        frame = bytearray(data.draw(st.binary(max_size=300)))
+    before = state_of(holder)
+    holder.forget(1)
+    holder.expect(Expect(GENERATION, 1, 1))
+    arriving = PacketSet(holder.layout, rule, TAG, GENERATION, 1, 1)
+    for take in (holder.stage, holder.take_state, arriving.add):
+        with contextlib.suppress(SwarmError):
+            take(bytes(frame))
+    assert state_of(holder) == before
 
 
 @pytest.mark.parametrize(
