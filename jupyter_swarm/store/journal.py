@@ -106,7 +106,6 @@ class Journal:
                 if not length:
                     break
                 yield frame
-                del frame
             if file.read(1):
                 raise _damaged(path, "Something follows its end.")
 
