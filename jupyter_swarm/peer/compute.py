@@ -136,7 +136,7 @@ class Computer:
             with _recipe_code():
                 loss = self._loss(batch)
                 value = _finite(float(loss.detach()), "loss")
-                (loss.reshape(()) * count).backward()
+                torch.autograd.backward(loss.reshape(()) * count)
             result = result.plus(LossSum(value * count, count))
         return result
 

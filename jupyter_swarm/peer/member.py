@@ -92,7 +92,6 @@ class Member:
         self._record = record
         self._syncing = True
         self._offer: SnapshotOffer | None = None
-        self._early: list[Commit] = []
         self._leases: list[int] = []
         self._loss = LossSum()
         self._attempt = (0, 0)
@@ -131,6 +130,7 @@ class Member:
         """A connection stands. Leases and contributions of an earlier one have gone back to the coordinator."""
         if welcome.layout.digest != self.layout.digest or welcome.spec.rule != self._rule:
             raise LayoutError("The session on the server is another one now.", todo="Join again.")
+        still_good = welcome.generation == self.generation and not self._syncing
         self.generation = welcome.generation
         settings = welcome.spec.settings
         self._record.set(
@@ -138,14 +138,19 @@ class Member:
         )
         if self.paused:
             self._port.send(Control("pause"))
-        self._catch_up()
+        if still_good:
+            # The rounds since then are in the server's journal.
+            self._forget_work()
+            self.arrivals.reset(self.generation)
+            self._synced(self.version)
+        else:
+            self._catch_up()
 
     def _catch_up(self) -> None:
         self._forget_work()
         self.arrivals.reset(self.generation)
         self._syncing = True
         self._offer = None
-        self._early.clear()
         self._record.set(state="syncing", reason="fetching the current parameters")
         self._port.send(WantSnapshot(self.generation))
 
@@ -154,7 +159,7 @@ class Member:
         snapshot = SnapshotSet(self.view, self.arrivals.session, self.generation, offer.number, offer.digests)
         missing = snapshot.missing
         if not missing:
-            self._synced(offer)
+            self._synced(offer.version)
             return
         # Until the last chunk is in, the view is a mixture.
         self.version = -1
@@ -168,18 +173,15 @@ class Member:
         if event.problem:
             self._resync(event.problem)
         else:
-            self._synced(self._offer)
+            self._synced(self._offer.version)
 
-    def _synced(self, offer: SnapshotOffer) -> None:
+    def _synced(self, version: int) -> None:
         self._syncing = False
         self._offer = None
-        self.version = offer.version
+        self.version = version
         self._begin()
         self._record.set(state="waiting", reason="", version=self.version)
         self._port.send(Synced(self.generation, self.version, self.view.digest_all()))
-        early, self._early = self._early, []
-        for commit in early:
-            self._commit(commit)
         self._want_work()
 
     def _resync(self, reason: str) -> None:
@@ -298,10 +300,8 @@ class Member:
     # --- what the coordinator decides
 
     def _commit(self, commit: Commit) -> None:
-        if self._syncing:
-            self._early.append(commit)
-            return
-        if commit.round <= self.version:
+        # One that comes while a snapshot is being fetched is sent again after it.
+        if self._syncing or commit.round <= self.version:
             return
         packets = self.arrivals.packets_of(commit.round, commit.attempt)
         if packets is None or commit.round != self.version + 1:

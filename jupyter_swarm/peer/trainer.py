@@ -91,7 +91,8 @@ class Trainer:
             "peer",
             self._name,
             agreed=self._agreed,
-            layout_digest=self._computer.layout.digest,
+            # Unknown at first: the welcome brings the layout, and a difference can then be named.
+            layout_digest=member.layout.digest if member else "",
             token=self._identity.token,
             generation=member.generation if member else 0,
             version=member.version if member else -1,

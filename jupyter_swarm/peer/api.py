@@ -1,0 +1,182 @@
+"""What a notebook calls: `host`, `join`, `train`."""
+
+from __future__ import annotations
+
+import atexit
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors.torch
+
+from ..link.memory import keep_buffers
+from ..protocol.errors import SessionError, SettingError, SwarmError
+from ..protocol.invites import Invite, parse_invite
+from ..protocol.rules import SessionSettings, SessionSpec, check_spec
+from ..shards.vector import FlatVector
+from .alone import Training
+from .client import Client
+from .compute import Computer, prepare
+from .consent import agree_to
+from .identity import Identity
+from .progress import Line
+from .recipe import Recipe, load_recipe
+from .record import OVER, Record
+from .session import Session
+from .trainer import Trainer
+
+__all__ = ["Session", "current", "host", "join", "train"]
+
+_JOIN_SECONDS = 60.0
+_EXIT_SECONDS = 2.0
+_sessions: dict[tuple[str, str], Session] = {}
+
+
+def host(
+    recipe: Recipe | str | Path,
+    name: str = "",
+    *,
+    rounds: int | None = None,
+    train: bool = True,
+    server: str | None = None,
+    wait: bool = False,
+    **settings: Any,
+) -> Session:
+    """Open a session on the server that started this kernel, or on `server` (its URL with ?token=…).
+
+    recipe: one with a source text, the name of a ready one, or the path of a .py file. name: the session's. train:
+    whether this kernel is a peer too. wait: show progress until the session has finished. settings: fields of
+    `SessionSettings`. Raises `LinkError` without a server, `RecipeError`, `LayoutError`, `SettingError`.
+    """
+    recipe = _recipe_of(recipe)
+    client = Client.of_owner(server)
+    chosen = _settings_of(recipe, rounds, settings)
+    agreed = recipe.sha256
+    computer = prepare(recipe, chosen.seed)
+    session = _open(client, recipe, name or recipe.name, chosen, computer)
+    if not train:
+        opened = Session(session, recipe, client, computer, Record(session), None)
+        _sessions[client.server, session] = opened
+    else:
+        invite = client.invite(session, "peer", capacity=1, label="the host's own kernel")
+        opened = _enter(Invite(client.server, session, invite.secret), recipe, agreed, client, computer, "host")
+    if wait:
+        opened.follow()
+    return opened
+
+
+def join(link: str, name: str = "", *, agree: str | None = None, wait: bool = False) -> Session:
+    """Join a session by its invite link, as a peer that others see as `name`.
+
+    The recipe is shown first and runs after a yes, or at once if `agree` is its hash (8 digits suffice). wait: show
+    progress until the session has finished. A second join from the same kernel returns the session that it is in.
+    Raises `InviteError`, `LinkError`, `RecipeError`, `LayoutError`, `SessionError`.
+    """
+    invite = parse_invite(link)
+    session = _sessions.get((invite.server, invite.session))
+    if session is not None and session.trains:
+        print(f"This kernel already trains in {invite.session}: here it is again. leave() first to join anew.")
+    else:
+        client = Client.of_member(invite)
+        spec = client.spec(invite.session)
+        source = client.blob(invite.session, spec.recipe).decode()
+        agreed = agree_to(source, spec.name, agree)
+        recipe = Recipe.from_source(source)
+        session = _enter(invite, recipe, agreed, client, prepare(recipe, spec.settings.seed), name)
+    if wait:
+        session.follow()
+    return session
+
+
+def train(recipe: Recipe | str | Path, rounds: int | None = None) -> Training:
+    """Train alone and here, in the foreground, with the batches and the arithmetic of a session.
+
+    rounds: instead of the recipe's own. An interrupt ends it after the last whole round: the result's `run` goes on.
+    """
+    recipe = _recipe_of(recipe)
+    number = recipe.rounds if rounds is None else rounds
+    if number < 1:
+        raise SettingError("It is not said how many rounds to train.", todo="Pass rounds=, at least 1.")
+    training = Training(recipe)
+    try:
+        with Line() as line:
+            training.run(number, line.show)
+    except KeyboardInterrupt:
+        print(f"Interrupted after round {training.round}; run(rounds) goes on.")
+    return training
+
+
+def current() -> Session:
+    """The session that this kernel hosted or joined last. Raises `SessionError` if there is none."""
+    for session in reversed(_sessions.values()):
+        if session.status().state not in OVER:
+            return session
+    raise SessionError("This kernel is in no session.", todo="host() one, or join() one with an invite link.")
+
+
+def _recipe_of(recipe: Recipe | str | Path) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+
+
+def _settings_of(recipe: Recipe, rounds: int | None, settings: dict[str, Any]) -> SessionSettings:
+    chosen = {
+        "seed": recipe.seed,
+        "rounds": recipe.rounds if rounds is None else rounds,
+        "evaluate_every": recipe.evaluate_every,
+        **settings,
+    }
+    unknown = chosen.keys() - set(SessionSettings.__struct_fields__)
+    if unknown:
+        known = ", ".join(SessionSettings.__struct_fields__)
+        raise SettingError(f"There is no setting {min(unknown)!r}.", todo=f"The settings are: {known}.")
+    try:
+        return msgspec.convert(chosen, SessionSettings)
+    except msgspec.ValidationError as error:
+        raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
+
+
+def _open(client: Client, recipe: Recipe, name: str, settings: SessionSettings, computer: Computer) -> str:
+    spec = SessionSpec(
+        name=name,
+        recipe=recipe.sha256,
+        layout_digest=computer.layout.digest,
+        rule=recipe.strategy.rule(recipe.optimizer),
+        settings=settings,
+        samples=computer.samples[0],
+        held_out=computer.samples[1],
+        initial="",
+    )
+    check_spec(spec)
+    client.put_blob(recipe.source.encode())
+    first = safetensors.torch.save(FlatVector.of(computer.layout, computer.model).tensors())
+    return client.open(msgspec.structs.replace(spec, initial=client.put_blob(first)), computer.layout)
+
+
+def _enter(invite: Invite, recipe: Recipe, agreed: str, client: Client, computer: Computer, name: str) -> Session:
+    """Become a peer; returns once the server has said welcome."""
+    keep_buffers()
+    member = Client.of_member(invite)
+    record = Record(invite.session)
+    identity = Identity(invite.server, invite.session)
+    trainer = Trainer(member.socket_url(invite.session), member.headers, computer, record, identity, agreed, name)
+    session = Session(invite.session, recipe, client, computer, record, trainer)
+    trainer.start()
+    try:
+        record.wait_for(lambda status: bool(status.peer) or status.state in OVER, _JOIN_SECONDS)
+        if record.error is not None:
+            raise record.error
+    except BaseException:
+        trainer.leave(_EXIT_SECONDS)
+        raise
+    _sessions.pop((invite.server, invite.session), None)
+    _sessions[invite.server, invite.session] = session
+    return session
+
+
+@atexit.register
+def _leave_all() -> None:
+    for session in list(_sessions.values()):
+        try:
+            session.leave(_EXIT_SECONDS)
+        except SwarmError:
+            continue

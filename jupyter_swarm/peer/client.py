@@ -1,0 +1,193 @@
+"""The server's REST interface, as its owner or as a member with an invite sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import msgspec
+
+from ..protocol.errors import (
+    InviteError,
+    LinkError,
+    Refusal,
+    SessionError,
+    SettingError,
+    StoreError,
+    SwarmError,
+)
+from ..protocol.invites import INVITE_HEADER, OWNER_HEADER, Invite, Role, parse_invite
+from ..protocol.layout import Layout
+from ..protocol.rules import SessionSpec
+
+SERVER_VARIABLE = "JUPYTER_SWARM_SERVER"
+OWNER_VARIABLE = "JUPYTER_SWARM_OWNER"
+
+_TIMEOUT = httpx.Timeout(30.0, read=120.0)
+# As the link does it: no proxy leads to this very machine.
+_MOUNTS: Mapping[str, None] = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+_ERRORS: dict[int, type[SwarmError]] = {
+    400: SettingError,
+    401: InviteError,
+    403: InviteError,
+    404: SessionError,
+    409: SessionError,
+    410: SessionError,
+    413: Refusal,
+    429: LinkError,
+    503: LinkError,
+    507: StoreError,
+}
+
+
+class _Problem(msgspec.Struct):
+    what: str
+    why: str = ""
+    todo: str = ""
+
+
+class Client:
+    """Requests to one server. Raises `LinkError` if it does not answer, else the error that it answers with.
+
+    server: its base URL, without a slash at its end. headers: who asks; they appear in no log.
+    """
+
+    def __init__(self, server: str, headers: Mapping[str, str]) -> None:
+        self.server = server.rstrip("/")
+        self.headers = dict(headers)
+
+    @classmethod
+    def of_owner(cls, server: str | None = None) -> Client:
+        """The server that started this kernel, or the one at `server`: its URL with ?token=… as Jupyter prints it."""
+        if server:
+            parts = urlsplit(server)
+            token = parse_qs(parts.query).get("token", [""])[0]
+            path = parts.path.rstrip("/").removesuffix("/lab").removesuffix("/tree")
+            base = f"{parts.scheme}://{parts.netloc}{path}"
+            if token:
+                return cls(base, {"Authorization": f"token {token}"})
+            if base != os.environ.get(SERVER_VARIABLE):
+                raise LinkError(
+                    f"{base} does not know you as its owner.",
+                    "The address has no ?token=…",
+                    "Pass the address that Jupyter prints when it starts, with its token.",
+                )
+        base, secret = os.environ.get(SERVER_VARIABLE, ""), os.environ.get(OWNER_VARIABLE, "")
+        if not base or not secret:
+            raise LinkError(
+                "There is no server that could host a session.",
+                "This kernel was not started by a Jupyter server with the jupyter_swarm extension.",
+                "Install jupyter_swarm where Jupyter runs and start it again; or run `jupyter swarm serve` on a "
+                "machine that others reach and pass its address as server=. To train alone, call train(recipe).",
+            )
+        return cls(base, {OWNER_HEADER: secret})
+
+    @classmethod
+    def of_member(cls, invite: Invite) -> Client:
+        """Whoever holds `invite`."""
+        return cls(invite.server, {INVITE_HEADER: invite.secret})
+
+    def __repr__(self) -> str:
+        return f"Client({self.server!r})"
+
+    # --- what can be asked
+
+    def describe(self, session: str) -> dict[str, Any]:
+        """What there is to know of a session."""
+        return self._ask("GET", f"sessions/{session}")
+
+    def spec(self, session: str) -> SessionSpec:
+        """What a session is."""
+        return msgspec.convert(self.describe(session)["spec"], SessionSpec)
+
+    def open(self, spec: SessionSpec, layout: Layout) -> str:
+        """Open a session whose blobs are there; returns its id."""
+        body = msgspec.json.encode({"spec": spec, "layout": layout})
+        return str(self._ask("POST", "sessions", body)["session"])
+
+    def put_blob(self, content: bytes) -> str:
+        """Store `content`; returns its SHA-256."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._ask("PUT", f"blobs/{sha256}", content)
+        return sha256
+
+    def blob(self, session: str, sha256: str) -> bytes:
+        """A blob that the session names. Raises `LinkError` if what comes is something else."""
+        content = self._request("GET", f"sessions/{session}/blobs/{sha256}").content
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise LinkError("What the server sent is not what the session names.", todo="Try again.")
+        return content
+
+    def invite(self, session: str, role: Role, seconds: float = 0.0, capacity: int = 0, label: str = "") -> Invite:
+        """A new invite; zeros mean the server's defaults."""
+        body = {"role": role, "seconds": seconds, "capacity": capacity, "label": label}
+        return parse_invite(self._ask("POST", f"sessions/{session}/invites", msgspec.json.encode(body))["link"])
+
+    def act(self, session: str, action: str) -> None:
+        """pause, resume or stop the whole session."""
+        self._ask("POST", f"sessions/{session}/actions", msgspec.json.encode({"action": action}))
+
+    def change(self, session: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Change settings from the next round on; returns all of them."""
+        return self._ask("PATCH", f"sessions/{session}/settings", msgspec.json.encode(settings))
+
+    def records(self, session: str) -> list[dict[str, Any]]:
+        """All round records of a session, in order."""
+        found: list[dict[str, Any]] = []
+        after: int | None = 0
+        while after is not None:
+            page = self._ask("GET", f"sessions/{session}/records?limit=1000&after={after}")
+            found += page["records"]
+            after = page["next"]
+        return found
+
+    def metrics(self, session: str) -> list[dict[str, Any]]:
+        """All metrics of a session: version, member, name, mean, count."""
+        found: list[dict[str, Any]] = self._ask("GET", f"sessions/{session}/metrics")["metrics"]
+        return found
+
+    def socket_url(self, session: str) -> str:
+        """Where peers of a session connect."""
+        return f"ws{self.server.removeprefix('http')}/swarm/api/sessions/{session}/peer"
+
+    # --- how
+
+    def _ask(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:
+        answer: dict[str, Any] = msgspec.json.decode(self._request(method, path, content).content)
+        return answer
+
+    def _request(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+        url = f"{self.server}/swarm/api/{path}"
+        try:
+            with httpx.Client(headers=self.headers, timeout=_TIMEOUT, mounts=_MOUNTS) as client:
+                response = client.request(method, url, content=content)
+        except (httpx.TransportError, httpx.InvalidURL, OSError) as error:
+            raise LinkError(
+                f"The server at {self.server} cannot be reached.",
+                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
+                "Check that it runs, that the link is right, and that this machine can reach it (VPN, firewall).",
+            ) from None
+        if response.is_success and "json" in response.headers.get("Content-Type", "json"):
+            return response
+        if response.is_success and "octet-stream" in response.headers.get("Content-Type", ""):
+            return response
+        raise _error_of(response, self.server)
+
+
+def _error_of(response: httpx.Response, server: str) -> SwarmError:
+    try:
+        problem = msgspec.json.decode(response.content, type=_Problem)
+    except msgspec.DecodeError:
+        return LinkError(
+            f"What answers at {server} is not a Jupyter server with jupyter_swarm.",
+            f"It answered with HTTP status {response.status_code} and no reason.",
+            "Check the link; install jupyter_swarm where that Jupyter server runs and start it again.",
+        )
+    kind = _ERRORS.get(response.status_code, SwarmError)
+    if INVITE_HEADER.lower() in response.request.headers and response.status_code in (409, 410):
+        kind = InviteError
+    return kind(problem.what, problem.why, problem.todo)

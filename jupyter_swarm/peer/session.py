@@ -1,0 +1,200 @@
+"""`Session`: what a notebook holds of a session it hosts or has joined."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from ..protocol.errors import InviteError, SessionError, SwarmError
+from ..protocol.invites import Invite, Role
+from .client import Client
+from .compute import Computer
+from .progress import Line
+from .recipe import Recipe
+from .record import OVER, Record, Status
+from .trainer import Trainer
+
+_POLL_SECONDS = 1.0
+_ROLES = ("peer", "viewer", "instructor", "holder")
+
+
+class Session:
+    """One session, seen from here. Training runs in the background; nothing here needs a running cell.
+
+    id: its name on the server. recipe: what it trains. model: the live model of this kernel; training changes it from
+    round to round, so copy what you want to keep. Made by `host` and `join`.
+    """
+
+    def __init__(
+        self, id_: str, recipe: Recipe, client: Client, computer: Computer, record: Record, trainer: Trainer | None
+    ) -> None:
+        self.id = id_
+        self.recipe = recipe
+        self._client = client
+        self._computer = computer
+        self._record = record
+        self._trainer = trainer
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The live model. Where this kernel does not train it is the model that the session began with."""
+        return self._computer.model
+
+    @property
+    def trains(self) -> bool:
+        """Whether this kernel is a peer of the session now."""
+        return self._trainer is not None and self._trainer.alive
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry for each round: round, loss, learning_rate, samples_done, contributions. Here: since joining."""
+        if self._trainer is not None:
+            return self._record.history
+        return [_entry(record) for record in self._client.records(self.id)]
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """One entry for each held-out evaluation: round, count and the metrics. Here: since joining."""
+        if self._trainer is not None:
+            return self._record.evaluations
+        found: dict[int, dict[str, Any]] = {}
+        for row in self._client.metrics(self.id):
+            entry = found.setdefault(row["version"], {"round": row["version"], "count": row["count"]})
+            entry[row["name"]] = row["mean"]
+        return list(found.values())
+
+    def status(self) -> Status:
+        """What is going on, and why nothing moves when nothing does."""
+        if self._trainer is not None:
+            return self._record.status
+        described = self._client.describe(self.id)
+        seen = described["status"]
+        if seen is None:
+            return Status(state="finished", reason=described["problem"], session=self.id)
+        return Status(
+            state=seen["state"],
+            reason=seen["reason"],
+            session=self.id,
+            name="host",
+            version=seen["version"],
+            rounds=seen["rounds"],
+            samples_done=seen["samples_done"],
+            loss=seen["metrics"].get("loss"),
+            metrics={name: value for name, value in seen["metrics"].items() if name != "loss"},
+        )
+
+    # --- this kernel
+
+    def pause(self) -> None:
+        """This kernel takes no more work but stays in the session; the others go on."""
+        self._must_trainer().pause()
+
+    def resume(self) -> None:
+        """This kernel takes work again."""
+        self._must_trainer().resume()
+
+    def leave(self, timeout: float = 10.0) -> None:
+        """Give back what this kernel was to compute, close the connection, end all threads. May be called again."""
+        if self._trainer is not None and not self._trainer.leave(timeout):
+            self._record.note("The recipe's code does not return; its thread ends when it does.")
+
+    def digest(self) -> str:
+        """SHA-256 over all shared numbers of this kernel; at one version they are the same on all peers."""
+        return self._must_trainer().digest()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the session has finished; whether it has. Raises what ended this kernel's membership."""
+        return self._wait(timeout, None)
+
+    def follow(self, timeout: float | None = None) -> bool:
+        """As `wait`, with a line of progress. An interrupt pauses this kernel's training and returns."""
+        try:
+            with Line() as line:
+                return self._wait(timeout, line)
+        except KeyboardInterrupt:
+            if self.trains:
+                self.pause()
+                print("Training on this kernel is paused; the session lives. resume() goes on.")
+            return False
+
+    # --- the whole session, for its owner
+
+    def invite(self, role: Role = "peer", expires: float = 0.0, capacity: int = 0, label: str = "") -> Invite:
+        """A link that lets others in: `session.invite().link`.
+
+        expires: seconds from now; capacity: so many members. Zeros mean the server's defaults.
+        """
+        if role not in _ROLES:
+            raise InviteError(f"There is no role {role!r}.", todo=f"Choose one of {', '.join(_ROLES)}.")
+        return self._client.invite(self.id, role, expires, capacity, label)
+
+    def stop(self) -> None:
+        """End the session for everybody after the round under way."""
+        self._client.act(self.id, "stop")
+
+    def pause_all(self) -> None:
+        """Nobody gets work until `resume_all`."""
+        self._client.act(self.id, "pause")
+
+    def resume_all(self) -> None:
+        """Everybody gets work again."""
+        self._client.act(self.id, "resume")
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Change settings from the next round on; returns all of them. Raises `SettingError`."""
+        return self._client.change(self.id, settings)
+
+    # --- inside
+
+    def _wait(self, timeout: float | None, line: Line | None) -> bool:
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            status = self.status()
+            if line is not None:
+                line.show(status.line())
+            if status.state == "finished":
+                return True
+            if status.state in OVER:
+                break
+            rest = None if until is None else until - time.monotonic()
+            if rest is not None and rest <= 0:
+                return False
+            self._rest(status, _POLL_SECONDS if rest is None else min(rest, _POLL_SECONDS))
+        if self._record.error is not None:
+            raise self._record.error
+        return False
+
+    def _rest(self, seen: Status, seconds: float) -> None:
+        if self._trainer is None:
+            time.sleep(seconds)
+        else:
+            self._record.wait_for(lambda status: status is not seen, seconds)
+
+    def _must_trainer(self) -> Trainer:
+        if self._trainer is None:
+            raise SessionError(
+                "This kernel does not train in the session.",
+                "It was opened with train=False.",
+                "Use pause_all() and resume_all(), or join the session with an invite.",
+            )
+        return self._trainer
+
+    def __repr__(self) -> str:
+        try:
+            return f"<Session {self.id}: {self.status().line()}>"
+        except SwarmError as error:
+            return f"<Session {self.id}: {error.what}>"
+
+
+def _entry(record: dict[str, Any]) -> dict[str, Any]:
+    contributors = record["contributors"]
+    count = sum(one["loss_count"] for one in contributors)
+    return {
+        "round": record["round"],
+        "loss": sum(one["loss_sum"] for one in contributors) / count if count else None,
+        "learning_rate": record["learning_rate"],
+        "samples_done": record["book"]["consumed"],
+        "contributions": len(contributors),
+    }
