@@ -6,13 +6,14 @@ import math
 import statistics
 
 from ..protocol.layout import Stream
-from ..protocol.messages import Accepted, Announce, Dropped, Expect, Forget, Grant, Staged
+from ..protocol.messages import Accepted, Announce, Dropped, Expect, Forget, Grant, Staged, StageFailed
 from ..protocol.rules import LOSSLESS, Codec
-from . import leases, work
-from .effects import Effect, Note, Tell
-from .state import Contribution, Peer, State
+from . import work
+from .effects import Effect, Tell
+from .state import Contribution, Lease, Peer, State
 
 LEAST_UPLOAD_SECONDS = 5.0
+MOST_UPLOAD_SECONDS = 3600.0
 ASSUMED_UPLOAD_RATE = 1e6
 """Bytes per second that a peer's first upload is assumed to reach (8 Mbit/s)."""
 REMEMBERED_NORMS = 51
@@ -23,19 +24,29 @@ NORMS_BEFORE_LIMIT = 8
 def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Effect]:
     """Take a contribution into the queue for grants, or refuse it with the reason."""
     current = state.round
+    if (message.round, message.attempt) != (current.number, current.attempt):
+        # Its leases went back when that attempt ended, and the peer asks for work after the commit or abort.
+        reason = f"attempt {message.attempt} at round {message.round} is over"
+        return [Tell(peer.id, Dropped(state.generation, message.key, reason))]
+    owned = [state.book.leases[lease] for lease in message.leases if lease in state.book.leases]
+    mine = [lease for lease in owned if lease.peer == peer.id]
+    if any(lease.contribution and current.contributions[lease.contribution].key == message.key for lease in mine):
+        return []
+    held = [lease for lease in mine if lease.state == "done"]
     peer.contribute_by = 0.0
-    if state.phase != "open" or (message.round, message.attempt) != (current.number, current.attempt):
-        return _refuse(state, peer, message, f"round {message.round} is over", now)
-    owned = [state.book.leases.get(lease) for lease in dict.fromkeys(message.leases)]
-    held = [lease for lease in owned if lease is not None and lease.peer == peer.id and lease.state == "done"]
-    if not held or len(held) != len(message.leases):
-        return _refuse(state, peer, message, "some of its samples were given to another peer meanwhile", now)
+    if state.phase != "open":
+        return _refuse(state, peer, message.key, "the shards are being handed to other holders", now)
+    if not held or len(held) != len(message.leases) or len(set(message.leases)) != len(held):
+        reason = "some of its samples were given to another peer meanwhile"
+        return _refuse(state, peer, message.key, reason, now) + work.strike(state, peer, reason)
     if message.base_version != state.version:
-        return _refuse(state, peer, message, f"it starts from version {message.base_version}", now)
+        reason = f"it starts from version {message.base_version}, the round from {state.version}"
+        return _refuse(state, peer, message.key, reason, now) + work.strike(state, peer, reason)
     weight = sum(lease.count for lease in held)
     reason = _bad_numbers(state, message, weight)
     if reason:
-        return _refuse(state, peer, message, reason, now, failed=True)
+        effects = work.strike(state, peer, f"its contribution was refused: {reason}")
+        return effects + _refuse(state, peer, message.key, reason, now, failed=True)
     number = state.next_contribution
     state.next_contribution += 1
     current.contributions[number] = Contribution(
@@ -46,6 +57,7 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         lease.state = "claimed"
         lease.contribution = number
     peer.contributions.append(number)
+    state.waiting.pop(peer.id, None)
     current.queue.append(number)
     return grant(state, now)
 
@@ -53,11 +65,14 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
 def _bad_numbers(state: State, message: Announce, weight: int) -> str:
     """Why the announced numbers cannot count, or ''."""
     gradient = Stream.GRADIENT.name.lower()
+    unknown = set(message.norms) - {rule.stream.name.lower() for rule in state.rule.streams}
+    if unknown:
+        return f"it carries {', '.join(sorted(unknown))}, which this session does not exchange"
     numbers = [*message.norms.values(), message.loss_sum]
     if gradient not in message.norms or not all(math.isfinite(number) for number in numbers):
         return "its norm or loss is not a finite number"
-    if any(norm < 0 for norm in message.norms.values()):
-        return "it announces a negative norm"
+    if any(norm < 0 for norm in message.norms.values()) or message.loss_count < 0:
+        return "it announces a negative norm or count"
     usual = state.recent_norms.get(gradient, [])
     limit = state.rule.norm_limit
     if limit and len(usual) >= NORMS_BEFORE_LIMIT:
@@ -68,23 +83,23 @@ def _bad_numbers(state: State, message: Announce, weight: int) -> str:
     return ""
 
 
-def _refuse(state: State, peer: Peer, message: Announce, reason: str, now: float, failed: bool = False) -> list[Effect]:
-    """The announcement does not count; the samples that it held go to others (or are given up the second time)."""
-    effects: list[Effect] = [Tell(peer.id, Dropped(state.generation, message.key, reason))]
-    for number in dict.fromkeys(message.leases):
-        lease = state.book.leases.get(number)
-        if lease is None or lease.peer != peer.id or lease.state != "done":
-            continue
-        if failed:
-            peer.leases.remove(lease.id)
-            leases.fail(state.book, lease, reason)
-        else:
-            work.return_lease(state, lease)
-    if failed:
-        effects.append(Note("warning", f"A contribution of {peer.name} was refused: {reason}.", peer.id))
-        effects += work.strike(state, peer, f"its contribution was refused: {reason}")
-    work.wait_again(state, peer)
+def _refuse(state: State, peer: Peer, key: int, reason: str, now: float, failed: bool = False) -> list[Effect]:
+    """The announcement does not count, and with it all that the peer has computed."""
+    effects: list[Effect] = [Tell(peer.id, Dropped(state.generation, key, reason))]
+    effects += _back(state, work.done_leases(state, peer), reason, now, failed)
+    work.wait(state, peer)
     return effects + work.dispatch(state, now)
+
+
+def _back(state: State, held: list[Lease], reason: str, now: float, failed: bool) -> list[Effect]:
+    """Leases of a contribution that does not count: to others, and where its numbers are to blame, as failed."""
+    effects: list[Effect] = []
+    for lease in held:
+        if failed:
+            effects += work.fail(state, lease, reason, now)
+        else:
+            work.return_lease(state, lease, now)
+    return effects
 
 
 def grant(state: State, now: float) -> list[Effect]:
@@ -98,7 +113,7 @@ def grant(state: State, now: float) -> list[Effect]:
         current.queue.pop(0)
         current.uploading += contribution.bytes
         rate = state.peers[contribution.peer].upload_rate or ASSUMED_UPLOAD_RATE
-        seconds = max(LEAST_UPLOAD_SECONDS, 2.0 * contribution.bytes / rate)
+        seconds = min(max(LEAST_UPLOAD_SECONDS, 2.0 * contribution.bytes / rate), MOST_UPLOAD_SECONDS)
         contribution.state = "granted"
         contribution.granted_at = now
         contribution.deadline = now + seconds
@@ -120,16 +135,28 @@ def staged(state: State, holder: str, message: Staged, now: float) -> list[Effec
     contribution = state.round.contributions.get(message.number)
     if contribution is None or contribution.state != "granted" or holder in contribution.staged:
         return []
+    if holder not in state.holding():
+        return []
     contribution.staged.append(holder)
     for stream, square in message.squares.items():
         contribution.squares[stream] = contribution.squares.get(stream, 0.0) + square
-    if set(contribution.staged) != set(state.holding()):
+    if len(contribution.staged) < len(state.holding()):
         return []
     reason = _norms_differ(state, contribution)
-    peer = state.peers[contribution.peer]
-    if reason:
-        return drop(state, contribution, reason, now) + work.strike(state, peer, reason)
-    return _accept(state, contribution, peer, now)
+    return _reject(state, contribution, reason, now) if reason else _accept(state, contribution, now)
+
+
+def stage_failed(state: State, message: StageFailed, now: float) -> list[Effect]:
+    """A holder refused its part."""
+    contribution = state.round.contributions.get(message.number)
+    if contribution is None or contribution.state != "granted":
+        return []
+    return _reject(state, contribution, message.reason, now)
+
+
+def _reject(state: State, contribution: Contribution, reason: str, now: float) -> list[Effect]:
+    effects = work.strike(state, state.peers[contribution.peer], f"its contribution was refused: {reason}")
+    return effects + drop(state, contribution, reason, now, failed=True)
 
 
 def _norms_differ(state: State, contribution: Contribution) -> str:
@@ -145,8 +172,9 @@ def _norms_differ(state: State, contribution: Contribution) -> str:
     return ""
 
 
-def _accept(state: State, contribution: Contribution, peer: Peer, now: float) -> list[Effect]:
+def _accept(state: State, contribution: Contribution, now: float) -> list[Effect]:
     current = state.round
+    peer = state.peers[contribution.peer]
     contribution.state = "accepted"
     current.uploading -= contribution.bytes
     current.accepted.append(contribution.number)
@@ -154,36 +182,39 @@ def _accept(state: State, contribution: Contribution, peer: Peer, now: float) ->
     seconds = max(now - contribution.granted_at, 1e-3)
     peer.upload_rate = contribution.bytes / seconds
     peer.strikes = 0
-    peer.samples += contribution.weight
     peer.contributions.remove(contribution.number)
     peer.leases = [lease for lease in peer.leases if lease not in contribution.leases]
     for name, norm in contribution.norms.items():
         norms = state.recent_norms.setdefault(name, [])
         norms.append(norm / contribution.weight)
         del norms[:-REMEMBERED_NORMS]
-    work.wait_again(state, peer)
+    work.wait(state, peer)
     effects: list[Effect] = [Tell(peer.id, Accepted(state.generation, contribution.key, contribution.number))]
     return effects + grant(state, now) + work.serve(state, peer, now)
 
 
-def drop(state: State, contribution: Contribution, reason: str, now: float) -> list[Effect]:
+def drop(state: State, contribution: Contribution, reason: str, now: float, failed: bool = False) -> list[Effect]:
     """An announced or granted contribution does not count. Its samples go to others, its peer is told why."""
+    effects = withdraw(state, contribution, reason, now, failed)
+    work.wait(state, state.peers[contribution.peer])
+    return effects + grant(state, now) + work.dispatch(state, now)
+
+
+def withdraw(state: State, contribution: Contribution, reason: str, now: float, failed: bool = False) -> list[Effect]:
+    """Take a contribution that is not accepted out of the round. What that makes possible is up to the caller."""
     current = state.round
     del current.contributions[contribution.number]
     if contribution.state == "granted":
         current.uploading -= contribution.bytes
-    elif contribution.number in current.queue:
+    else:
         current.queue.remove(contribution.number)
-    forget = Forget(state.generation, contribution.number)
-    effects: list[Effect] = [Tell(holder, forget) for holder in state.holding()]
-    for number in contribution.leases:
-        work.return_lease(state, state.book.leases[number])
+    effects: list[Effect] = [Tell(holder, Forget(state.generation, contribution.number)) for holder in state.holding()]
+    effects += _back(state, [state.book.leases[lease] for lease in contribution.leases], reason, now, failed)
     peer = state.peers.get(contribution.peer)
     if peer is not None:
         peer.contributions.remove(contribution.number)
         effects.append(Tell(peer.id, Dropped(state.generation, contribution.key, reason)))
-        work.wait_again(state, peer)
-    return effects + grant(state, now) + work.dispatch(state, now)
+    return effects
 
 
 def overdue(state: State, now: float) -> list[Effect]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from . import work
+from . import rounds, work
 from .state import Peer, State
 
 NAMED = 4
@@ -15,48 +15,71 @@ def explain(state: State, now: float) -> tuple[Literal["waiting", "training", "p
     """The state in one word for programs and the reason in words for people."""
     if state.phase == "finished":
         return "finished", f"finished after {state.version} rounds: {state.ending}"
+    if state.phase in ("preparing", "recording"):
+        return "training", _of_commit(state)
     if state.paused:
         return "paused", f"paused: {state.paused}"
     if state.phase == "finishing":
-        return "waiting", f"evaluating version {state.version}, then the session ends ({state.ending})"
+        return "waiting", f"{_evaluating(state)}, then the session ends ({state.ending})"
     if state.phase == "placing":
-        return "waiting", "handing the shards to " + _names(list(state.holders))
-    here = sum(peer.synced for peer in state.peers.values())
+        holders = "handing the shards to " + _names(list(state.holders))
+        return "waiting", holders if state.holders else "waiting for a holder to keep the parameters: none is here"
     if not state.peers:
         return "waiting", "waiting for peers: nobody has joined yet"
-    if here < state.settings.minimum_peers:
-        return "waiting", f"waiting for peers: {here} of {state.settings.minimum_peers} are ready"
-    if not state.active_peers():
-        return "waiting", "all peers are paused: " + "; ".join(
-            f"{peer.name} ({peer.paused})" for peer in list(state.peers.values())[:NAMED] if peer.paused
-        )
+    if not work.enough_peers(state):
+        wanted = (state.next_settings or state.settings).minimum_peers
+        joining = [peer.name for peer in state.peers.values() if not peer.synced]
+        fetching = f"; fetching the parameters: {_names(joining)}" if joining else ""
+        return "waiting", f"waiting for peers: {state.crowd.synced} of {wanted} are ready{fetching}"
+    if not state.crowd.active and not state.round.contributions:
+        paused = [f"{peer.name} ({peer.paused})" for peer in state.peers.values() if peer.synced]
+        return "waiting", f"all peers are paused: {_names(paused)}"
     return "training", _of_round(state, now)
 
 
-def _of_round(state: State, now: float) -> str:
+def _of_commit(state: State) -> str:
     current = state.round
-    name = f"round {current.number}"
-    if state.phase == "preparing":
-        missing = [holder for holder in state.holding() if holder not in current.prepared]
-        return f"{name}: {_names(missing)} computes version {current.number}"
     if state.phase == "recording":
-        return f"{name}: writing version {current.number} to disk"
-    busy: dict[str, int] = {}
+        return f"round {current.number}: writing version {current.number} to disk"
+    return f"round {current.number}: {_names(rounds.preparing(state))} computes version {current.number}"
+
+
+def _evaluating(state: State) -> str:
+    at_it = [state.peers[lease.peer].name for lease in state.book.leases.values() if lease.kind == "evaluate"]
+    doing = _names(list(dict.fromkeys(at_it))) if at_it else "waiting for a peer to ask for work"
+    return f"evaluating version {state.version}: {doing}"
+
+
+def _of_round(state: State, now: float) -> str:
+    """Whom the round waits for, by what they do."""
+    current = state.round
+    counts: dict[str, dict[str, int]] = {"computing": {}, "asked to contribute": {}, "evaluating": {}}
     for lease in state.book.leases.values():
-        if lease.kind == "train" and lease.state != "claimed":
-            busy[lease.peer] = busy.get(lease.peer, 0) + lease.count
-    uploading = [state.peers[c.peer].name for c in current.contributions.values() if c.state == "granted"]
-    parts = [f"{name}: {current.samples_in} of {current.target} samples are in"]
-    if busy:
-        parts.append(
-            "computing: "
-            + _names([f"{state.peers[peer].name} ({count} samples)" for peer, count in sorted(busy.items())])
-        )
+        if lease.state == "claimed":
+            continue
+        called = lease.state == "done" and state.peers[lease.peer].contribute_by
+        doing = "evaluating" if lease.kind == "evaluate" else "asked to contribute" if called else "computing"
+        name = state.peers[lease.peer].name
+        counts[doing][name] = counts[doing].get(name, 0) + lease.count
+    parts = [
+        f"{doing}: " + _names([f"{name} ({count} samples)" for name, count in sorted(peers.items())])
+        for doing, peers in counts.items()
+        if peers
+    ]
+    uploading = [
+        f"{state.peers[c.peer].name} ({max(c.deadline - now, 0.0):.0f} s left)"
+        for c in current.contributions.values()
+        if c.state == "granted"
+    ]
+    queued = [state.peers[current.contributions[number].peer].name for number in current.queue]
     if uploading:
         parts.append("uploading: " + _names(uploading))
-    if current.queue:
-        parts.append(f"{len(current.queue)} wait for a grant")
-    return "; ".join(parts)
+    if queued:
+        parts.append("waiting for a grant: " + _names(queued))
+    if not parts:
+        idle = [peer.name for peer in state.active_peers()]
+        parts.append("waiting until a peer asks for work: " + _names(idle))
+    return "; ".join([f"round {current.number}: {current.samples_in} of {current.target} samples are in", *parts])
 
 
 def explain_peer(state: State, peer: Peer) -> tuple[str, str]:
@@ -70,8 +93,9 @@ def explain_peer(state: State, peer: Peer) -> tuple[str, str]:
     if peer.contributions:
         number = state.round.contributions[peer.contributions[0]]
         return ("uploading", "sending its contribution") if number.state == "granted" else ("waiting", "for a grant")
-    if any(lease in state.book.leases and state.book.leases[lease].state == "leased" for lease in peer.leases):
-        return "training", "computing its lease"
+    for lease in work.leases_of(state, peer):
+        if lease.state == "leased":
+            return "training", f"{'evaluating' if lease.kind == 'evaluate' else 'computing'} {lease.count} samples"
     if peer.version != state.version:
         return "receiving", f"fetching version {state.version}"
     if state.paused:

@@ -7,17 +7,22 @@ many new ones. Positions are counted through all epochs, so that an epoch's end 
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 from ..protocol.records import BookState, Skip
 from .state import Book, Lease, Peer, Piece, State
 
 SPLIT_FAILED = 8
 """Samples whose lease failed are leased again in so many pieces, so that one bad sample takes few others with it."""
+AVOID_SECONDS = 30.0
+"""So long a peer leaves samples that failed on it to others."""
 LEASES_PER_ROUND = 8
 """A peer's smallest lease is this part of its share of a round, so that leases do not cost more than they balance."""
 
 
 def draw(book: Book, target: int) -> None:
-    """Let the round own `target` positions: what was left over from earlier rounds first, then new ones."""
+    """Let the new round own `target` positions: what the last record left over first, then new ones."""
     missing = target - sum(piece.stop - piece.start for piece in book.free)
     if missing > 0:
         book.free.append(Piece(book.cursor, book.cursor + missing))
@@ -27,39 +32,45 @@ def draw(book: Book, target: int) -> None:
 def lease_size(state: State, peer: Peer, free: int, whole: int) -> int:
     """How many samples to lease to `peer` when `free` of the round's `whole` are left.
 
-    Half of the peer's share of what is left (guided self-scheduling): large leases first, small ones at the end, so
-    that all peers end at about the same time whatever their speed.
+    Half of the peer's share of what is left (guided self-scheduling, Polychronopoulos and Kuck 1987): large leases
+    first, small ones at the end, so that all peers end at about the same time whatever their speed.
     """
-    peers = state.active_peers()
-    known = [other.speed for other in peers if other.speed > 0]
-    usual = sum(known) / len(known) if known else 1.0
-    total = sum(other.speed or usual for other in peers) or 1.0
-    share = min((peer.speed or usual) / total, 1.0)
+    crowd = state.crowd
+    usual = crowd.speed / crowd.measured if crowd.measured else 1.0
+    total = crowd.speed + usual * (crowd.active - crowd.measured)
+    share = min((peer.speed or usual) / total, 1.0) if total > 0 else 1.0
     least = max(1, int(whole * share) // LEASES_PER_ROUND)
-    size = min(max(least, int(free * share / 2 + 0.999)), free)
+    size = min(max(least, math.ceil(free * share / 2)), free)
     return free if free - size < least else size
 
 
-def take(state: State, peer: Peer, now: float) -> Lease | None:
-    """Lease samples of the open round to `peer`; None if there are none for it."""
+def next_piece(state: State, peer: Peer, now: float) -> Piece | None:
+    """The samples of the open round that are `peer`'s turn, None if there are none for it."""
+    alone = state.crowd.active <= 1
+    for piece in state.book.free:
+        if alone or piece.avoid != peer.id or piece.avoid_until <= now:
+            return piece
+    return None
+
+
+def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
+    """Lease samples of `piece` to `peer`: as many as suit its speed, all of them where an earlier lease failed."""
     book = state.book
-    others = len(state.active_peers()) > 1
-    index = next((i for i, piece in enumerate(book.free) if not (others and piece.avoid == peer.id)), None)
-    if index is None:
-        return None
-    piece = book.free[index]
-    length = piece.stop - piece.start
-    size = min(lease_size(state, peer, sum(p.stop - p.start for p in book.free), state.round.target), length)
-    if piece.failures:
-        size = length
-    stop = piece.start + size
-    lease = Lease(
-        book.next_lease, "train", peer.id, piece.start, stop, now, deadline(state, peer, size, now), piece.failures
-    )
-    if stop == piece.stop:
-        del book.free[index]
-    else:
-        piece.start = stop
+    size = piece.stop - piece.start
+    if not piece.failures:
+        size = min(size, lease_size(state, peer, sum(p.stop - p.start for p in book.free), state.round.target))
+    start = piece.start
+    piece.start += size
+    if piece.start == piece.stop:
+        book.free.remove(piece)
+    return add(state, peer, "train", Piece(start, start + size, piece.failures), now)
+
+
+def add(state: State, peer: Peer, kind: Literal["train", "evaluate"], piece: Piece, now: float) -> Lease:
+    """Write a new lease of the whole `piece` into the book."""
+    book = state.book
+    until = deadline(state, peer, piece.stop - piece.start, now)
+    lease = Lease(book.next_lease, kind, peer.id, piece.start, piece.stop, now, until, piece.failures)
     book.next_lease += 1
     book.leases[lease.id] = lease
     peer.leases.append(lease.id)
@@ -78,7 +89,7 @@ def give_back(book: Book, lease: Lease) -> None:
     book.free.insert(0, Piece(lease.start, lease.stop, lease.failures))
 
 
-def fail(book: Book, lease: Lease, reason: str) -> Skip | None:
+def fail(book: Book, lease: Lease, reason: str, now: float) -> Skip | None:
     """A lease could not be computed: lease its samples again in smaller pieces, or skip them the second time."""
     del book.leases[lease.id]
     if lease.failures:
@@ -88,9 +99,9 @@ def fail(book: Book, lease: Lease, reason: str) -> Skip | None:
         book.free.append(Piece(book.cursor, book.cursor + lease.count))
         book.cursor += lease.count
         return skip
-    step = max(1, -(-lease.count // SPLIT_FAILED))
+    step = -(-lease.count // SPLIT_FAILED)
     for start in range(lease.start, lease.stop, step):
-        book.free.append(Piece(start, min(start + step, lease.stop), 1, lease.peer, reason))
+        book.free.append(Piece(start, min(start + step, lease.stop), 1, lease.peer, now + AVOID_SECONDS))
     return None
 
 

@@ -30,7 +30,7 @@ from .state import State
 
 def handle(state: State, event: AnyEvent, now: float) -> tuple[State, list[Effect]]:
     """Apply one event that happens at `now` (seconds). Events of an older generation or attempt change nothing."""
-    effects = _apply(state, event, now)
+    effects = _apply(state, event, now) + work.finish_evaluation(state)
     if state.phase == "open":
         effects += rounds.close_if_complete(state, now)
     elif state.phase == "finishing" and state.evaluation is None:
@@ -71,18 +71,25 @@ def _steered(state: State, event: AnyEvent, now: float) -> list[Effect]:
         case Finish():
             return _end(state, event, now)
         case Change():
-            state.next_settings = event.settings
-            return [Note("info", f"{event.by} changed the settings; they hold from the next round on.")]
+            return _change(state, event, now)
         case _:
             return []
 
 
+def _change(state: State, event: Change, now: float) -> list[Effect]:
+    state.next_settings = event.settings
+    note = Note("info", f"{event.by} changed the settings; they hold from the next round on.")
+    return [note, *work.dispatch(state, now)]
+
+
 def _pause_peer(state: State, event: PausePeer, now: float) -> list[Effect]:
     peer = state.peers[event.member]
-    if event.resume:
-        peer.paused, peer.failures, peer.strikes = "", 0, 0
-        return [Note("info", f"{peer.name} goes on.", peer.id), *_go_on(state, now)]
-    return [work.pause_peer(state, peer, f"by {event.by}"), *work.serve(state, peer, now)]
+    if not event.resume:
+        return [work.pause_peer(state, peer, f"by {event.by}"), *work.dispatch(state, now)]
+    peer.paused, peer.failures, peer.strikes = "", 0, 0
+    state.count_peers()
+    work.wait(state, peer)
+    return [Note("info", f"{peer.name} goes on.", peer.id), *_go_on(state, now)]
 
 
 def _go_on(state: State, now: float) -> list[Effect]:
@@ -93,18 +100,22 @@ def _end(state: State, event: Finish, now: float) -> list[Effect]:
     if state.phase in ("finishing", "finished"):
         return []
     state.ending = f"stopped by {event.by}"
-    idle = state.phase == "placing" or (state.phase == "open" and (state.paused or not state.active_peers()))
-    if not idle:
-        return [Note("info", f"{event.by} ends the session after round {state.round.number}.")]
-    effects = rounds.abort(state, state.ending, now) if state.phase == "open" else []
-    return effects + rounds.finishing(state, now)
+    if _stands_still(state):
+        return rounds.finishing(state, now)
+    return [Note("info", f"{event.by} ends the session after round {state.round.number}.")]
+
+
+def _stands_still(state: State) -> bool:
+    """Whether the round under way cannot go on by itself, so that a session that is to end should not wait for it."""
+    stuck = bool(state.paused) or not state.crowd.active or not work.enough_peers(state)
+    return state.phase == "placing" or (state.phase == "open" and stuck)
 
 
 def _tick(state: State, now: float) -> list[Effect]:
     effects = contributions.overdue(state, now) + roster.overdue(state, now)
-    if state.phase == "finishing" or (state.ending and state.phase == "open" and not state.active_peers()):
-        effects += rounds.finishing(state, now)
-    return effects
+    if state.phase == "finishing" or (state.ending and _stands_still(state)):
+        return effects + rounds.finishing(state, now)
+    return effects + work.dispatch(state, now)
 
 
 def _said(state: State, event: Said, now: float) -> list[Effect]:
@@ -117,6 +128,8 @@ def _said(state: State, event: Said, now: float) -> list[Effect]:
         return []
     peer = state.peers[event.member]
     match message:
+        case m.WantSnapshot():
+            return roster.syncing(state, peer, now)
         case m.Synced():
             return roster.synced(state, peer, message, now)
         case m.WantWork():
@@ -138,7 +151,7 @@ def _holder_said(state: State, holder: str, message: m.FromMember, now: float) -
         case m.Staged():
             return contributions.staged(state, holder, message, now)
         case m.StageFailed():
-            return _stage_failed(state, message, now)
+            return contributions.stage_failed(state, message, now)
         case m.PartialNorm():
             return rounds.partial_norm(state, holder, message)
         case m.Prepared():
@@ -149,12 +162,3 @@ def _holder_said(state: State, holder: str, message: m.FromMember, now: float) -
             return roster.lost(state, MemberLost(holder, message.reason or "left"), now)
         case _:
             return []
-
-
-def _stage_failed(state: State, message: m.StageFailed, now: float) -> list[Effect]:
-    contribution = state.round.contributions.get(message.number)
-    if contribution is None or contribution.state != "granted":
-        return []
-    peer = state.peers[contribution.peer]
-    effects = contributions.drop(state, contribution, message.reason, now)
-    return effects + work.strike(state, peer, f"its contribution was refused: {message.reason}")

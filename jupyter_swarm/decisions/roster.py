@@ -25,11 +25,22 @@ def joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
 
 def _holder_joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
     state.holders[event.member] = Holder(event.member)
-    untouched = state.phase == "open" and not state.round.contributions
+    called = any(peer.contribute_by for peer in state.peers.values())
+    untouched = state.phase == "open" and not state.round.contributions and not called
     if state.phase == "placing" or untouched:
         return rounds.place(state, now)
     state.replace = state.phase in ("open", "preparing", "recording")
     return []
+
+
+def syncing(state: State, peer: Peer, now: float) -> list[Effect]:
+    """A peer fetches the parameters. What it had before, it has forgotten."""
+    peer.synced = False
+    peer.contribute_by = 0.0
+    state.count_peers()
+    state.waiting.pop(peer.id, None)
+    effects = _take_back(state, peer, f"{peer.name} fetches the parameters again", now)
+    return effects + contributions.grant(state, now) + work.dispatch(state, now)
 
 
 def synced(state: State, peer: Peer, message: Synced, now: float) -> list[Effect]:
@@ -39,37 +50,40 @@ def synced(state: State, peer: Peer, message: Synced, now: float) -> list[Effect
     """
     peer.synced = True
     peer.version = max(peer.version, message.version)
-    work.wait_again(state, peer)
-    return work.dispatch(state, now) if work.enough_peers(state) else []
+    state.count_peers()
+    work.wait(state, peer)
+    return work.dispatch(state, now)
 
 
 def lost(state: State, event: MemberLost, now: float) -> list[Effect]:
     """A member is gone. What it had is given to others; what was accepted from it counts."""
     if event.member in state.holders:
         return _holder_lost(state, event, now)
-    peer = state.peers.get(event.member)
+    peer = state.peers.pop(event.member, None)
     if peer is None:
         return []
-    effects: list[Effect] = []
     state.waiting.pop(peer.id, None)
-    peer.synced = False
-    for number in list(peer.contributions):
-        contribution = state.round.contributions[number]
-        effects += contributions.drop(state, contribution, f"{peer.name} is gone", now)
-    held = [state.book.leases[lease] for lease in list(peer.leases) if lease in state.book.leases]
-    for lease in held:
-        if lease.state != "claimed":
-            work.return_lease(state, lease)
-    del state.peers[peer.id]
-    state.waiting.pop(peer.id, None)
-    samples = sum(lease.count for lease in held if lease.kind == "train")
-    returned = f"; its {samples} leased samples go to others" if samples else ""
+    state.count_peers()
+    held = [lease for number in peer.leases if (lease := state.book.leases[number]).kind == "train"]
+    samples = sum(lease.count for lease in held)
+    ranges = ", ".join(f"{lease.start} to {lease.stop - 1}" for lease in held)
+    effects = _take_back(state, peer, f"{peer.name} is gone", now)
+    returned = f"; its {samples} leased samples ({ranges}) go to others" if samples else ""
     effects.append(Note("info", f"{peer.name} is gone ({event.reason}){returned}.", peer.id))
     if state.phase == "finishing":
         return effects + rounds.finishing(state, now)
-    if state.evaluation is not None and not state.evaluation.free:
-        effects += work.finish_evaluation(state)
-    return effects + work.dispatch(state, now)
+    return effects + contributions.grant(state, now) + work.dispatch(state, now)
+
+
+def _take_back(state: State, peer: Peer, reason: str, now: float) -> list[Effect]:
+    """Everything that the peer holds and no holder has accepted goes back."""
+    effects: list[Effect] = []
+    for number in list(peer.contributions):
+        effects += contributions.withdraw(state, state.round.contributions[number], reason, now)
+    for number in list(peer.leases):
+        if number in state.book.leases:
+            work.return_lease(state, state.book.leases[number], now)
+    return effects
 
 
 def _holder_lost(state: State, event: MemberLost, now: float) -> list[Effect]:
@@ -90,28 +104,30 @@ def overdue(state: State, now: float) -> list[Effect]:
     effects: list[Effect] = []
     for lease in [lease for lease in state.book.leases.values() if lease.state == "leased" and lease.deadline < now]:
         peer = state.peers[lease.peer]
-        work.return_lease(state, lease)
+        work.return_lease(state, lease, now)
         if lease.kind == "train":
-            effects += work.strike(state, peer, f"it did not finish {lease.count} samples in time")
-        effects += work.dispatch(state, now)
+            # At most so fast: its next lease is smaller, or has more time.
+            bound = lease.count / (now - lease.granted_at)
+            work.measured(state, peer, min(peer.speed or bound, bound))
+        effects += work.strike(state, peer, f"it did not finish {lease.count} samples in time")
     for peer in [peer for peer in state.peers.values() if peer.contribute_by and peer.contribute_by < now]:
         peer.contribute_by = 0.0
         for lease in work.done_leases(state, peer):
-            work.return_lease(state, lease)
-        work.wait_again(state, peer)
+            work.return_lease(state, lease, now)
+        work.wait(state, peer)
         effects += work.strike(state, peer, "it did not announce its contribution in time")
-        effects += work.dispatch(state, now)
     return effects + _holders_overdue(state, now)
 
 
 def _holders_overdue(state: State, now: float) -> list[Effect]:
     """Holders other than the first (the server's own) that are too slow are disconnected, and count as lost."""
-    first = next(iter(state.holders), "")
+    current = state.round
     late: list[str] = []
-    if state.phase == "preparing" and state.round.deadline < now:
-        late = [name for name in state.holding() if name not in state.round.prepared and name != first]
-        state.round.deadline = now + rounds.PREPARE_SECONDS
+    if state.phase == "preparing" and current.deadline < now:
+        late = rounds.preparing(state)
+        current.deadline = now + rounds.PREPARE_SECONDS
     elif state.phase == "placing" and state.placing_until < now:
-        late = [name for name in state.holding() if name != first]
+        late = state.holding()
         state.placing_until = now + rounds.PLACING_SECONDS
-    return [Disconnect(name, "it did not answer in time") for name in late]
+    first = next(iter(state.holders), "")
+    return [Disconnect(name, "it did not answer in time") for name in late if name != first]

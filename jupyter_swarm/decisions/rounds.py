@@ -24,6 +24,8 @@ from .state import Round, State
 PREPARE_SECONDS = 300.0
 """Holders that need longer to compute a version are taken for lost."""
 PLACING_SECONDS = 300.0
+FINISH_SECONDS = 60.0
+"""The last evaluation is given up when nobody has asked for a piece of it for so long."""
 FAILED_ATTEMPTS = 3
 """So many attempts at a round fail in the holders' arithmetic before the session pauses and says why."""
 
@@ -35,6 +37,9 @@ def place(state: State, now: float) -> list[Effect]:
     state.placing += 1
     state.placing_until = now + PLACING_SECONDS
     names = list(state.holders)
+    if not names:
+        state.placement = {}
+        return []
     state.placement = {shard: names[shard * len(names) // state.shard_count] for shard in range(state.shard_count)}
     for holder in state.holders.values():
         holder.shards = tuple(shard for shard, name in state.placement.items() if name == holder.id)
@@ -45,15 +50,19 @@ def placed(state: State, number: int, now: float) -> list[Effect]:
     """The holders are ready."""
     if state.phase != "placing" or number != state.placing:
         return []
-    if state.version == 0 and state.evaluation is None and state.held_out and not state.samples_done:
-        work.start_evaluation(state)
-    return open_round(state, now)
+    effects: list[Effect] = []
+    if state.version == 0 and not state.round.target and state.held_out:
+        effects = work.start_evaluation(state, now)
+    return effects + open_round(state, now)
 
 
 def open_round(state: State, now: float) -> list[Effect]:
     """Open the attempt at the next version, or end the session if this was the last one."""
     effects: list[Effect] = []
-    if state.next_settings is not None:
+    if state.round.number == state.version:
+        state.round = Round(number=state.version + 1)
+    new = not state.round.target
+    if new and state.next_settings is not None:
         state.settings, state.next_settings = state.next_settings, None
         effects.append(TellPeers(Settings(state.generation, state.settings)))
     if not state.ending and state.settings.rounds and state.version >= state.settings.rounds:
@@ -63,11 +72,10 @@ def open_round(state: State, now: float) -> list[Effect]:
     if state.replace:
         return effects + place(state, now)
     state.phase = "open"
-    if state.round.number != state.version + 1:
-        state.round = Round(number=state.version + 1)
-    state.round.target = state.target
-    state.round.opened_at = now
-    leases.draw(state.book, state.target)
+    if new:
+        state.round.target = state.target
+        state.round.opened_at = now
+        leases.draw(state.book, state.target)
     return effects + work.dispatch(state, now)
 
 
@@ -89,10 +97,11 @@ def close_if_complete(state: State, now: float) -> list[Effect]:
 def partial_norm(state: State, holder: str, message: PartialNorm) -> list[Effect]:
     """Add up the merged gradient's norm over all holders for those that clip by it."""
     current = state.round
-    if not _of_this_attempt(state, message) or holder not in state.holding():
+    awaited = holder in state.holding() and holder not in current.partial_norms
+    if not _of_this_attempt(state, message) or not awaited:
         return []
     current.partial_norms[holder] = message.square
-    if set(current.partial_norms) != set(state.holding()):
+    if len(current.partial_norms) < len(state.holding()):
         return []
     norm = sum(current.partial_norms[name] for name in sorted(current.partial_norms)) ** 0.5
     clip = ClipBy(state.generation, current.number, current.attempt, norm)
@@ -105,11 +114,19 @@ def prepared(state: State, holder: str, message: Prepared, now: float) -> list[E
     if not _of_this_attempt(state, message) or holder not in state.holding():
         return []
     current.prepared[holder] = message.digests
-    if set(current.prepared) != set(state.holding()):
+    if len(current.prepared) < len(state.holding()):
         return []
     state.phase = "recording"
     current.record = _record(state, now)
     return [WriteRecord(current.record)]
+
+
+def preparing(state: State) -> list[str]:
+    """The holders whose answer the others wait for."""
+    current = state.round
+    clipping = state.rule.clip_norm > 0 and len(current.partial_norms) < len(state.holding())
+    answered = current.partial_norms if clipping else current.prepared
+    return [holder for holder in state.holding() if holder not in answered]
 
 
 def _of_this_attempt(state: State, message: PartialNorm | Prepared | PrepareFailed) -> bool:
@@ -147,25 +164,36 @@ def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
     """The record is durable: this is the commit. Tell everybody, then go on."""
     current = state.round
     record = current.record
-    if record is None or (event.round, event.attempt) != (current.number, current.attempt):
+    if (
+        record is None
+        or state.phase != "recording"
+        or (event.round, event.attempt) != (current.number, current.attempt)
+    ):
         return []
     leases.consume(state.book, current.samples_in)
     state.version = current.number
     state.samples_done += current.samples_in
     state.last_record = record
     state.waiting.clear()
+    for contributor in record.contributors:
+        if contributor.peer in state.peers:
+            state.peers[contributor.peer].samples += contributor.weight
     install = Install(state.generation, current.number, current.attempt)
     effects: list[Effect] = [Tell(holder, install) for holder in state.holding()]
     effects.append(TellPeers(_commit(state, record), in_order=True))
-    last = bool(state.settings.rounds and state.version >= state.settings.rounds) or bool(state.ending)
-    every = state.settings.evaluate_every
+    return effects + _evaluate(state, now) + open_round(state, now)
+
+
+def _evaluate(state: State, now: float) -> list[Effect]:
+    """After a commit: begin the evaluation that is due; of an earlier one only what is being computed counts."""
+    settings = state.next_settings or state.settings
+    last = bool(settings.rounds and state.version >= settings.rounds) or bool(state.ending)
+    every = settings.evaluate_every
+    if state.held_out and (last or (every and state.version % every == 0)):
+        return work.start_evaluation(state, now)
     if state.evaluation is not None:
         state.evaluation.free = []
-        effects += work.finish_evaluation(state)
-    if state.held_out and (last or (every and state.version % every == 0)):
-        state.evaluation = None
-        work.start_evaluation(state)
-    return effects + open_round(state, now)
+    return []
 
 
 def _commit(state: State, record: RoundRecord) -> Commit:
@@ -188,28 +216,31 @@ def prepare_failed(state: State, holder: str, message: PrepareFailed, now: float
     """A holder could not compute the next version (its numbers are not finite, say)."""
     if not _of_this_attempt(state, message):
         return []
-    state.round.failed_attempts += 1
     effects: list[Effect] = [Note("warning", f"{holder} could not compute round {message.round}: {message.reason}")]
+    state.round.failed_attempts += 1
     if state.round.failed_attempts >= FAILED_ATTEMPTS:
+        state.round.failed_attempts = 0
         state.paused = f"round {message.round} failed {FAILED_ATTEMPTS} times: {message.reason}"
     return effects + abort(state, message.reason, now)
 
 
 def abort(state: State, reason: str, now: float) -> list[Effect]:
     """This attempt is void: the old state stays, all its samples are free again, the next attempt begins."""
+    effects = _void(state, reason, now)
+    effects.append(Note("warning", f"Round {state.round.number} starts again: {reason}."))
+    state.phase = "open"
+    if state.replace:
+        return effects + place(state, now)
+    return effects + work.dispatch(state, now)
+
+
+def _void(state: State, reason: str, now: float) -> list[Effect]:
+    """Give back all that was leased and contributed in this attempt; evaluation goes on."""
     current = state.round
     old = (state.generation, current.number, current.attempt)
     effects: list[Effect] = [Tell(holder, Revert(*old)) for holder in state.holding()]
     effects.append(TellPeers(Abort(*old, reason)))
-    effects.append(Note("warning", f"Round {current.number} starts again: {reason}."))
     leases.give_all_back(state.book)
-    held = state.book.leases
-    for peer in state.peers.values():
-        peer.leases = [lease for lease in peer.leases if lease in held]
-        peer.contributions = []
-        peer.contribute_by = 0.0
-        if peer.synced:
-            work.wait_again(state, peer)
     state.round = Round(
         number=current.number,
         attempt=current.attempt + 1,
@@ -217,31 +248,34 @@ def abort(state: State, reason: str, now: float) -> list[Effect]:
         opened_at=now,
         failed_attempts=current.failed_attempts,
     )
-    state.phase = "open"
-    if state.replace:
-        return effects + place(state, now)
-    return effects + work.dispatch(state, now)
+    for peer in state.peers.values():
+        peer.leases = [lease for lease in peer.leases if lease in state.book.leases]
+        peer.contributions = []
+        peer.contribute_by = 0.0
+        work.wait(state, peer)
+    return effects
 
 
 def finishing(state: State, now: float) -> list[Effect]:
-    """No more rounds: wait for the last evaluation, then end."""
+    """No more rounds: wait for the last evaluation, as long as somebody works on it, then end."""
+    effects: list[Effect] = []
     if state.phase != "finishing":
+        if state.round.target:
+            effects = _void(state, state.ending, now)
         state.phase = "finishing"
-        leases.give_all_back(state.book)
-    if state.evaluation is not None and state.active_peers() and not state.paused:
-        return work.dispatch(state, now)
-    return finish(state)
+    evaluation = state.evaluation
+    if evaluation is None or state.paused or not state.crowd.active:
+        return effects + finish(state)
+    if not evaluation.leased and evaluation.since + FINISH_SECONDS < now:
+        return effects + finish(state)
+    return effects + work.dispatch(state, now)
 
 
 def finish(state: State) -> list[Effect]:
     """The session is over."""
     if state.phase == "finished":
         return []
-    effects: list[Effect] = []
-    if state.evaluation is not None:
-        state.evaluation.free = []
-        state.evaluation.leased = 0
-        effects += work.finish_evaluation(state)
+    effects = work.end_evaluation(state)
     state.phase = "finished"
     effects.append(TellPeers(Status(state.generation, "finished", state.ending), in_order=True))
     effects.append(Note("info", f"The session has ended after {state.version} rounds: {state.ending}."))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from ..protocol.records import BookState, Range, RoundRecord, ShardDigest, Skip
+from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
 from ..protocol.rules import RoundRule, SessionSettings
 
 Phase = Literal["placing", "open", "preparing", "recording", "finishing", "finished"]
@@ -19,13 +19,14 @@ version; recording: it is being written; finishing: the last version is being ev
 
 
 class Piece(msgspec.Struct):
-    """Samples waiting to be leased. `failures` counts leases of them that failed, `avoid` the peer where."""
+    """Samples waiting to be leased. `failures` counts leases of them that failed; the peer `avoid`, where the last
+    one did, gets them again only after `avoid_until`, so that another may try."""
 
     start: int
     stop: int
     failures: int = 0
     avoid: str = ""
-    reason: str = ""
+    avoid_until: float = 0.0
 
 
 class Lease(msgspec.Struct):
@@ -127,13 +128,24 @@ class Round(msgspec.Struct):
 
 
 class Evaluation(msgspec.Struct):
-    """The held-out part measured at one version, piece by piece."""
+    """The held-out part measured at one version, piece by piece. `since`: when one was last leased or came back."""
 
     version: int
-    free: list[Range] = []
+    since: float
+    free: list[Piece] = []
     leased: int = 0
     sums: dict[str, float] = {}
     count: int = 0
+
+
+class Crowd(msgspec.Struct):
+    """Sums over the peers, kept so that a lease costs the same whatever their number: how many are synced, active
+    (synced and not paused), active with a measured speed, and the sum of those speeds."""
+
+    synced: int = 0
+    active: int = 0
+    measured: int = 0
+    speed: float = 0.0
 
 
 class State(msgspec.Struct):
@@ -154,6 +166,7 @@ class State(msgspec.Struct):
     ending: str = ""
     next_settings: SessionSettings | None = None
     peers: dict[str, Peer] = {}
+    crowd: Crowd = msgspec.field(default_factory=Crowd)
     holders: dict[str, Holder] = {}
     placement: dict[int, str] = {}
     placing: int = 0
@@ -183,6 +196,12 @@ class State(msgspec.Struct):
     def active_peers(self) -> list[Peer]:
         """Peers that can take work."""
         return [peer for peer in self.peers.values() if peer.synced and not peer.paused]
+
+    def count_peers(self) -> None:
+        """Bring `crowd` up to date after a peer came, went, paused or resumed."""
+        active = self.active_peers()
+        speeds = [peer.speed for peer in active if peer.speed > 0]
+        self.crowd = Crowd(sum(peer.synced for peer in self.peers.values()), len(active), len(speeds), sum(speeds))
 
 
 def new_state(

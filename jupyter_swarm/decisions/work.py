@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from ..protocol.messages import ContributeNow, Evaluated, LeaseDone, LeaseGrant
 from . import leases
 from .effects import Effect, Note, Tell, TellPeers
-from .state import Evaluation, Lease, Peer, State
+from .state import Evaluation, Lease, Peer, Piece, State
 
 CONTRIBUTE_SECONDS = 60.0
 """A peer that was told to contribute has so long to announce."""
@@ -16,16 +18,16 @@ STRIKES = 3
 def want_work(state: State, peer: Peer, version: int, now: float) -> list[Effect]:
     """A peer has nothing to compute. One whose view is old will ask again after the commits on their way to it."""
     peer.version = version
-    if version != state.version or not peer.synced or peer.contributions or peer.contribute_by:
-        return []
-    state.waiting[peer.id] = True
+    wait(state, peer)
     return serve(state, peer, now)
 
 
-def wait_again(state: State, peer: Peer) -> None:
-    """A peer whose contribution is decided waits for work without asking."""
-    if peer.version == state.version and not peer.contributions:
+def wait(state: State, peer: Peer) -> None:
+    """Let the peer wait for work if it is its turn to: its view is current, and no contribution of it is under way."""
+    if peer.synced and peer.version == state.version and not peer.contributions and not peer.contribute_by:
         state.waiting[peer.id] = True
+    else:
+        state.waiting.pop(peer.id, None)
 
 
 def dispatch(state: State, now: float) -> list[Effect]:
@@ -37,35 +39,40 @@ def dispatch(state: State, now: float) -> list[Effect]:
 
 
 def enough_peers(state: State) -> bool:
-    """Whether so many peers are here as the settings ask for."""
-    return sum(peer.synced for peer in state.peers.values()) >= state.settings.minimum_peers
+    """Whether so many peers are here as the settings ask for (a change of that number holds at once)."""
+    return state.crowd.synced >= (state.next_settings or state.settings).minimum_peers
 
 
 def serve(state: State, peer: Peer, now: float) -> list[Effect]:
-    """Give a waiting peer what there is for it; it keeps waiting if that is nothing."""
-    if peer.id not in state.waiting:
+    """Give a waiting peer what there is for it; it keeps waiting if that is nothing.
+
+    Samples whose lease failed before go into a contribution of their own: if they fail again, no others do with them.
+    """
+    if peer.id not in state.waiting or any(lease.state == "leased" for lease in leases_of(state, peer)):
         return []
-    if state.phase == "open" and peer.paused and done_leases(state, peer):
+    done = done_leases(state, peer)
+    if state.phase == "open" and peer.paused and done:
         return _call(state, peer, now)
-    if state.paused or peer.paused or any(lease.state == "leased" for lease in _leases_of(state, peer)):
+    if state.paused or peer.paused:
         return []
     if state.phase in ("open", "finishing") and state.evaluation and state.evaluation.free:
         return _lease_evaluation(state, state.evaluation, peer, now)
     if state.phase != "open" or not enough_peers(state):
         return []
-    lease = leases.take(state, peer, now)
-    if lease is not None:
-        return [_grant(state, peer, lease)]
-    return _call(state, peer, now) if done_leases(state, peer) else []
+    piece = leases.next_piece(state, peer, now)
+    if done and (piece is None or piece.failures or any(lease.failures for lease in done)):
+        return _call(state, peer, now)
+    return [_grant(state, peer, leases.take(state, peer, piece, now))] if piece is not None else []
+
+
+def leases_of(state: State, peer: Peer) -> list[Lease]:
+    """What the peer has in its hands and what of it no holder has accepted yet."""
+    return [state.book.leases[lease] for lease in peer.leases]
 
 
 def done_leases(state: State, peer: Peer) -> list[Lease]:
     """What the peer has computed and not announced."""
-    return [lease for lease in _leases_of(state, peer) if lease.state == "done"]
-
-
-def _leases_of(state: State, peer: Peer) -> list[Lease]:
-    return [state.book.leases[lease] for lease in peer.leases if lease in state.book.leases]
+    return [lease for lease in leases_of(state, peer) if lease.state == "done"]
 
 
 def _grant(state: State, peer: Peer, lease: Lease) -> Effect:
@@ -84,59 +91,69 @@ def _call(state: State, peer: Peer, now: float) -> list[Effect]:
     return [Tell(peer.id, ContributeNow(state.generation, state.round.number, state.round.attempt))]
 
 
-def _lease_evaluation(state: State, evaluation: Evaluation, peer: Peer, now: float) -> list[Effect]:
-    start, stop = evaluation.free.pop()
-    size = leases.lease_size(state, peer, stop - start, state.held_out)
-    if start + size < stop:
-        evaluation.free.append((start + size, stop))
-    until = leases.deadline(state, peer, size, now)
-    lease = Lease(state.book.next_lease, "evaluate", peer.id, start, start + size, now, until)
-    state.book.next_lease += 1
-    state.book.leases[lease.id] = lease
-    peer.leases.append(lease.id)
-    evaluation.leased += 1
-    return [_grant(state, peer, lease)]
-
-
 def lease_done(state: State, peer: Peer, message: LeaseDone, now: float) -> list[Effect]:
-    """A peer has finished a lease. One that is no longer its own is ignored: it was given to another meanwhile."""
+    """A peer has finished a lease and gets the next one. One that is no longer its own is ignored: it was given to
+    another meanwhile."""
     lease = state.book.leases.get(message.lease)
     if lease is None or lease.peer != peer.id or lease.state != "leased":
         return []
     if message.failed:
-        return _failed(state, peer, lease, message.failed, now)
+        effects = _failed(state, peer, lease, message.failed, now)
+        wait(state, peer)
+        return effects + dispatch(state, now)
     peer.failures = 0
-    seconds = max(now - lease.granted_at, 1e-6)
     if lease.kind == "evaluate":
-        return _evaluated(state, peer, lease, message)
-    peer.speed = lease.count / seconds if not peer.speed else 0.5 * peer.speed + 0.5 * lease.count / seconds
-    lease.state = "done"
-    return []
+        _evaluated(state, peer, lease, message, now)
+    else:
+        lease.state = "done"
+        speed = lease.count / max(now - lease.granted_at, 1e-6)
+        measured(state, peer, 0.5 * (peer.speed + speed) if peer.speed else speed)
+    wait(state, peer)
+    return serve(state, peer, now)
+
+
+def measured(state: State, peer: Peer, speed: float) -> None:
+    """The peer's speed is known, or known better."""
+    if peer.synced and not peer.paused:
+        state.crowd.measured += not peer.speed
+        state.crowd.speed += speed - peer.speed
+    peer.speed = speed
 
 
 def _failed(state: State, peer: Peer, lease: Lease, reason: str, now: float) -> list[Effect]:
-    effects: list[Effect] = []
-    peer.leases.remove(lease.id)
-    peer.failures += 1
     if lease.kind == "evaluate":
-        _give_back_evaluation(state, lease)
-    else:
-        skip = leases.fail(state.book, lease, reason)
-        text = f"{peer.name} could not compute samples {lease.start} to {lease.stop - 1}: {reason}"
-        effects.append(Note("warning", text + (" They are skipped." if skip else ""), peer.id))
-    if peer.failures >= STRIKES:
+        # Held-out samples on which the recipe fails would pause one peer after the other: not counted.
+        peer.leases.remove(lease.id)
+        _evaluation_back(state, lease, lease.failures + 1, now)
+        given_up = " They are left out." if lease.failures else ""
+        text = f"{peer.name} could not evaluate samples {lease.start} to {lease.stop - 1}: {reason}.{given_up}"
+        return [Note("warning", text, peer.id)]
+    peer.failures += 1
+    effects = fail(state, lease, reason, now)
+    if peer.failures >= STRIKES and not peer.paused:
         effects.append(pause_peer(state, peer, f"its last {STRIKES} leases failed: {reason}"))
-    return effects + dispatch(state, now)
+    return effects
+
+
+def fail(state: State, lease: Lease, reason: str, now: float) -> list[Effect]:
+    """What the peer computed for a training lease, or of it, cannot count: lease its samples again, or skip them."""
+    peer = state.peers[lease.peer]
+    peer.leases.remove(lease.id)
+    skip = leases.fail(state.book, lease, reason, now)
+    again = "They are skipped" if skip else "They are leased again"
+    text = f"{peer.name} could not compute samples {lease.start} to {lease.stop - 1}: {reason}. {again}."
+    return [Note("warning", text, peer.id)]
 
 
 def pause_peer(state: State, peer: Peer, reason: str) -> Effect:
     """Give a peer no more work until it or the instructor resumes it."""
     peer.paused = reason
+    state.count_peers()
     return Note("warning", f"{peer.name} is paused: {reason}", peer.id)
 
 
 def strike(state: State, peer: Peer, reason: str) -> list[Effect]:
-    """A peer was too slow; three times in a row and it is paused."""
+    """A peer was too slow, or refused; three times in a row and it is paused."""
     peer.strikes += 1
     effects: list[Effect] = [Note("warning", f"{peer.name}: {reason}", peer.id)]
     if peer.strikes >= STRIKES and not peer.paused:
@@ -144,21 +161,33 @@ def strike(state: State, peer: Peer, reason: str) -> list[Effect]:
     return effects
 
 
-def start_evaluation(state: State) -> None:
-    """Measure the held-out part at the current version. What is left of an earlier one is given up."""
-    state.evaluation = Evaluation(state.version, [(0, state.held_out)]) if state.held_out else None
+def return_lease(state: State, lease: Lease, now: float) -> None:
+    """A lease comes back because its peer is gone or too slow."""
+    peer = state.peers.get(lease.peer)
+    if peer is not None:
+        peer.leases.remove(lease.id)
+    if lease.kind == "evaluate":
+        _evaluation_back(state, lease, lease.failures, now)
+    else:
+        leases.give_back(state.book, lease)
 
 
-def _evaluated(state: State, peer: Peer, lease: Lease, message: LeaseDone) -> list[Effect]:
-    peer.leases.remove(lease.id)
-    del state.book.leases[lease.id]
-    evaluation = state.evaluation
-    if evaluation is None:
+def start_evaluation(state: State, now: float) -> list[Effect]:
+    """Measure the held-out part at the current version."""
+    effects = end_evaluation(state)
+    state.evaluation = Evaluation(state.version, now, [Piece(0, state.held_out)])
+    return effects
+
+
+def end_evaluation(state: State) -> list[Effect]:
+    """Publish what is measured, and give up what is still out or left of the evaluation under way."""
+    if state.evaluation is None:
         return []
-    evaluation.leased -= 1
-    for name, value in message.sums.items():
-        evaluation.sums[name] = evaluation.sums.get(name, 0.0) + value
-    evaluation.count += min(message.count, lease.count)
+    for lease in [lease for lease in state.book.leases.values() if lease.kind == "evaluate"]:
+        del state.book.leases[lease.id]
+        state.peers[lease.peer].leases.remove(lease.id)
+    state.evaluation.free = []
+    state.evaluation.leased = 0
     return finish_evaluation(state)
 
 
@@ -168,27 +197,44 @@ def finish_evaluation(state: State) -> list[Effect]:
     if evaluation is None or evaluation.leased or evaluation.free:
         return []
     state.evaluation = None
-    if not evaluation.count:
+    means = {name: value / evaluation.count for name, value in evaluation.sums.items() if evaluation.count}
+    means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    if not means:
         return []
-    means = {name: value / evaluation.count for name, value in evaluation.sums.items()}
     return [TellPeers(Evaluated(state.generation, evaluation.version, means, evaluation.count))]
 
 
-def _give_back_evaluation(state: State, lease: Lease) -> None:
+def _lease_evaluation(state: State, evaluation: Evaluation, peer: Peer, now: float) -> list[Effect]:
+    piece = evaluation.free.pop()
+    size = leases.lease_size(state, peer, piece.stop - piece.start, state.held_out)
+    if piece.start + size < piece.stop and not piece.failures:
+        evaluation.free.append(Piece(piece.start + size, piece.stop))
+        piece.stop = piece.start + size
+    evaluation.leased += 1
+    evaluation.since = now
+    return [_grant(state, peer, leases.add(state, peer, "evaluate", piece, now))]
+
+
+def _evaluated(state: State, peer: Peer, lease: Lease, message: LeaseDone, now: float) -> None:
+    peer.leases.remove(lease.id)
     del state.book.leases[lease.id]
     evaluation = state.evaluation
-    if evaluation is not None:
-        evaluation.leased -= 1
-        if evaluation.version == state.version:
-            evaluation.free.append((lease.start, lease.stop))
+    if evaluation is None:
+        return
+    evaluation.leased -= 1
+    evaluation.since = now
+    for name, value in message.sums.items():
+        evaluation.sums[name] = evaluation.sums.get(name, 0.0) + value
+    evaluation.count += max(0, min(message.count, lease.count))
 
 
-def return_lease(state: State, lease: Lease) -> None:
-    """A lease comes back because its peer is gone or too slow."""
-    peer = state.peers.get(lease.peer)
-    if peer is not None and lease.id in peer.leases:
-        peer.leases.remove(lease.id)
-    if lease.kind == "evaluate":
-        _give_back_evaluation(state, lease)
-    else:
-        leases.give_back(state.book, lease)
+def _evaluation_back(state: State, lease: Lease, failures: int, now: float) -> None:
+    """A piece of the evaluation comes back; last in line, so that another peer may get it."""
+    del state.book.leases[lease.id]
+    evaluation = state.evaluation
+    if evaluation is None:
+        return
+    evaluation.leased -= 1
+    evaluation.since = now
+    if evaluation.version == state.version and failures < 2:
+        evaluation.free.insert(0, Piece(lease.start, lease.stop, failures))
