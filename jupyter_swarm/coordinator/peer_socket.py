@@ -24,7 +24,7 @@ class PeerSocket(FrameSocket, SwarmSocket):
     async def get(self, session: str) -> None:  # type: ignore[override]
         await self.manager.stored(session)
         self._runtime = self.manager.runtime(session)
-        await super().get(session)
+        await super().get(session=session)
 
     def opened(self, *args: str, **kwargs: str) -> None:
         self._session = kwargs["session"]
