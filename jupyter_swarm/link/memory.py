@@ -1,7 +1,8 @@
 """Buffers that stay: glibc keeps freed memory instead of giving it back and faulting it in anew.
 
 The messages of this package are 1 MiB. glibc's defaults hand memory of that size back to the kernel at every `free`,
-and the next `malloc` pays for 256 fresh pages, each zeroed by the kernel.
+and the next `malloc` pays for 256 fresh pages, each zeroed by the kernel. Measured on a virtual machine with 2 cores
+and glibc 2.36: copying 1 MiB into fresh memory is 7 to 14 times as fast once freed memory is kept.
 """
 
 from __future__ import annotations

@@ -163,8 +163,10 @@ def _encrypt(sock: ssl.SSLSocket, host: str, deadline: float) -> None:
     try:
         _limit(sock, deadline)
         sock.do_handshake()
-    except ssl.SSLError as error:
-        why = getattr(error, "verify_message", "") or error.reason or str(error)
+    except (ssl.SSLError, TimeoutError) as error:
+        why = "It does not answer in TLS."
+        if isinstance(error, ssl.SSLError):
+            why = getattr(error, "verify_message", "") or error.reason or str(error)
         raise Unreachable(
             f"No encrypted connection to {host} could be made.",
             why,
