@@ -93,12 +93,17 @@ class SwarmExtension(ExtensionApp):
         """End the sessions' connections and close the store, in at most `stop_seconds`."""
         self._activity.stop()
         if os.environ.get(OWNER_VARIABLE) == self._owner_secret:
-            os.environ.pop(SERVER_VARIABLE, None)
-            os.environ.pop(OWNER_VARIABLE)
+            for name in self.kernel_environment():
+                del os.environ[name]
         try:
             await asyncio.wait_for(self.manager.stop(), self.stop_seconds)
         except asyncio.TimeoutError:
             self.log.warning("Sessions did not end within %s s; they go on from what is stored.", self.stop_seconds)
+
+    def kernel_environment(self) -> dict[str, str]:
+        """What kernels inherit to find this server; nothing if it can only be reached through a Unix socket."""
+        url = self.local_url.rstrip("/") or addresses.local_url(self._app)
+        return {SERVER_VARIABLE: url, OWNER_VARIABLE: self._owner_secret} if url else {}
 
     @property
     def _app(self) -> Any:
@@ -106,10 +111,7 @@ class SwarmExtension(ExtensionApp):
 
     async def _begin(self) -> None:
         """Let kernels of this server find it, and take up the sessions of an earlier server."""
-        url = self.local_url.rstrip("/") or addresses.local_url(self._app)
-        if url:
-            os.environ[SERVER_VARIABLE] = url
-            os.environ[OWNER_VARIABLE] = self._owner_secret
+        os.environ.update(self.kernel_environment())
         self._activity.start()
         await self.manager.start(resume=self._app.identity_provider.auth_enabled)
 

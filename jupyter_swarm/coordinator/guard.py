@@ -125,7 +125,9 @@ class Guarded(JupyterHandler):
         return TooManyFailures(wait) if wait else error
 
     def check_xsrf_cookie(self) -> None:
-        if not self.brings_secret:
+        # Cookies are what cross-site requests abuse. Without a user (tornado asks once before there is one, Jupyter
+        # again later) there are none, and the request fails on its own.
+        if getattr(self, "_jupyter_current_user", None) is not None and not self.brings_secret:
             super().check_xsrf_cookie()
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:

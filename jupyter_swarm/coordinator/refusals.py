@@ -43,13 +43,13 @@ class InviteOver(InviteError):
 
 
 class RoleRefused(InviteError):
-    """A good invite whose role does not go so far."""
+    """A caller who is known, and whose role does not go so far."""
 
     def __init__(self, role: str) -> None:
         super().__init__(
-            f"An invite as {role} does not allow this.",
+            f"Your role, {role}, does not allow this.",
             "Each role may do some things only.",
-            "Ask whoever runs the session for an invite with another role.",
+            "Use an invite with another role; whoever runs the session makes them.",
         )
 
 
