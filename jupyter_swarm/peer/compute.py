@@ -160,10 +160,10 @@ class Computer:
         return loss
 
     def _batches(self, samples: Samples, indices: torch.Tensor, cancelled: Cancel) -> Iterator[tuple[Any, int]]:
-        for start in range(0, len(indices), self.micro_batch):
+        # Of about equal size: batch statistics of a short last piece would be poor, and of one sample impossible.
+        for piece in indices.tensor_split(-(-len(indices) // self.micro_batch)):
             if cancelled():
                 raise Cancelled
-            piece = indices[start : start + self.micro_batch]
             with _recipe_code():
                 batch = to_device(samples.batch(piece), self.device)
             yield batch, len(piece)

@@ -1,0 +1,221 @@
+"""A coordinator by hand: one holder, and messages that a test sends when it wants to, to members without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from jupyter_swarm.link import Upload
+from jupyter_swarm.peer.compute import prepare
+from jupyter_swarm.peer.inbox import Inbox
+from jupyter_swarm.peer.member import Member
+from jupyter_swarm.peer.recipe import Recipe
+from jupyter_swarm.peer.record import Record
+from jupyter_swarm.protocol.frames import Kind, session_tag
+from jupyter_swarm.protocol.layout import Stream
+from jupyter_swarm.protocol.messages import (
+    Adopt,
+    Announce,
+    Commit,
+    ContributeNow,
+    Expect,
+    Grant,
+    LeaseDone,
+    LeaseGrant,
+    Message,
+    Prepare,
+    SnapshotOffer,
+    WantSnapshot,
+    Welcome,
+)
+from jupyter_swarm.protocol.rules import SessionSettings, SessionSpec
+from jupyter_swarm.shards.holder import Holder
+from jupyter_swarm.shards.incoming import PacketSet
+from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, value_frames
+from jupyter_swarm.shards.vector import FlatVector
+
+RECIPE = """
+import torch
+from torch import nn
+from jupyter_swarm import AdamW, Data, EveryStep, Recipe
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 6, generator=generator)
+    y = (x[:, 0] > 0).long()
+    return Data(train=(x[:30], y[:30]), held_out=(x[30:], y[30:]))
+
+def model():
+    return nn.Sequential(nn.Linear(6, 8), NORM, nn.ReLU(), nn.Linear(8, 2))
+
+def loss(model, batch):
+    x, y = batch
+    return nn.functional.cross_entropy(model(x), y)
+
+def accuracy(model, batch):
+    x, y = batch
+    return (model(x).argmax(1) == y).float().mean()
+
+recipe = Recipe(
+    name="toy", model=model, data=data, loss=loss, optimizer=AdamW(lr=0.01), strategy=EveryStep(target_batch=12),
+    metrics={"accuracy": accuracy}, micro_batch=5, rounds=4, evaluate_every=2, seed=3,
+)
+"""
+PLAIN = RECIPE.replace("NORM", "nn.Identity()")
+NORMED = RECIPE.replace("NORM", "nn.BatchNorm1d(8)")
+
+
+class Wire:
+    """A member's link: remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.frames: list[bytes] = []
+
+    def send(self, message: Message) -> bool:
+        self.sent.append(message)
+        return True
+
+    def send_frames(self, frames: Iterable[memoryview]) -> Upload:
+        upload = Upload(frames)
+        while (frame := upload.pull()) is not None:
+            self.frames.append(bytes(frame))
+        upload.end()
+        return upload
+
+    def last(self, kind: type[Message]) -> Message:
+        return next(message for message in reversed(self.sent) if isinstance(message, kind))
+
+    def take(self, kind: type[Message]) -> list[Message]:
+        """What was sent of one kind, which is then forgotten."""
+        found = [message for message in self.sent if isinstance(message, kind)]
+        self.sent = [message for message in self.sent if not isinstance(message, kind)]
+        return found
+
+
+class Desk:
+    """A member, its wire and its record."""
+
+    def __init__(self, recipe: Recipe, welcome: Welcome) -> None:
+        self.wire = Wire()
+        self.record = Record(welcome.spec.session)
+        self.inbox = Inbox()
+        self.computer = prepare(recipe, welcome.spec.settings.seed, self.record.note)
+        self.member = Member(self.wire, self.record, self.computer, welcome, self.inbox)
+
+
+class Classroom:
+    """Plays the coordinator of one session of `recipe`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.rule = recipe.strategy.rule(recipe.optimizer)
+        computer = prepare(recipe, recipe.seed)
+        self.layout = computer.layout
+        self.spec = SessionSpec(
+            name="toy", recipe="0" * 64, layout_digest=self.layout.digest, rule=self.rule,
+            settings=SessionSettings(seed=recipe.seed, rounds=recipe.rounds), samples=computer.samples[0],
+            held_out=computer.samples[1], initial="", session="toy-1",
+        )  # fmt: skip
+        self.view = FlatVector.of(self.layout, computer.model)
+        self.holder = Holder(self.layout, self.rule, "toy-1")
+        shards = tuple(shard.index for shard in self.layout.shards)
+        self.holder.load(self.view, shards)
+        self.holder.adopt(Adopt(1, 0, 0, shards))
+        self.tag = session_tag("toy-1")
+        self.version = 0
+        self.position = 0
+        self._lease = 0
+        self._number = 0
+
+    def welcome(self, generation: int = 1) -> Welcome:
+        return Welcome("peer-1", "Ann", "token", generation, self.version, self.spec, self.layout, 0)
+
+    def join(self) -> Desk:
+        """A member that is synced."""
+        desk = Desk(self.recipe, self.welcome())
+        desk.member.welcome(self.welcome())
+        self.offer(desk)
+        return desk
+
+    def offer(self, desk: Desk) -> None:
+        """Answer a request for a snapshot, all of it."""
+        assert desk.wire.take(WantSnapshot)
+        self._number += 1
+        desk.member.handle(SnapshotOffer(1, self._number, self.version, self.view.chunk_digests()))
+        for want in desk.wire.take(WantSnapshot):
+            assert isinstance(want, WantSnapshot)
+            for frame in self.chunks(self._number, want.chunks):
+                desk.member.arrivals.take(frame)
+            event = desk.inbox.get()
+            desk.member.snapshot_arrived(event)
+
+    def chunks(self, number: int, chunks: tuple[int, ...]) -> Iterator[memoryview]:
+        envelope = Envelope(Kind.SNAPSHOT, self.tag, 1, self.version, number)
+        return value_frames(FrameWriter(), envelope, self.view, chunks)
+
+    def lease(self, count: int, kind: str = "train", attempt: int = 1) -> LeaseGrant:
+        """The next `count` samples (of the held-out ones, the first)."""
+        self._lease += 1
+        start = 0 if kind == "evaluate" else self.position
+        self.position += 0 if kind == "evaluate" else count
+        return LeaseGrant(1, self.version + 1, attempt, self._lease, kind, start, start + count)
+
+    def train(self, desk: Desk, *counts: int, attempt: int = 1) -> None:
+        """Lease after lease, all of which succeed."""
+        for count in counts:
+            desk.member.handle(self.lease(count, attempt=attempt))
+            (done,) = desk.wire.take(LeaseDone)
+            assert isinstance(done, LeaseDone)
+            assert not done.failed
+
+    def collect(self, desk: Desk, attempt: int = 1) -> tuple[int, int]:
+        """Call for the contribution and stage it; returns (number, samples)."""
+        desk.member.handle(ContributeNow(1, self.version + 1, attempt))
+        (announce,) = desk.wire.take(Announce)
+        assert isinstance(announce, Announce)
+        assert announce.base_version == self.version
+        self._number += 1
+        self.holder.expect(Expect(1, self.version + 1, self._number))
+        desk.member.handle(Grant(1, self.version + 1, attempt, announce.key, self._number, 5.0))
+        assert sum(len(frame) for frame in desk.wire.frames) == announce.bytes
+        staged = None
+        for frame in desk.wire.frames:
+            staged = self.holder.stage(frame)
+        desk.wire.frames.clear()
+        assert staged is not None
+        assert staged.squares["gradient"] ** 0.5 == announce.norms["gradient"]
+        return self._number, announce.loss_count
+
+    def packets(self, contributions: list[tuple[int, int]], attempt: int = 1) -> list[bytes]:
+        """Merge, step, install: the packets of the next version."""
+        rate = self.rule.optimizer.lr
+        total = sum(weight for _, weight in contributions)
+        prepare = Prepare(
+            1, self.version + 1, attempt, tuple(contributions), total, self.rule.optimizer, rate, self.rule.clip_norm
+        )
+        norm = self.holder.merge(prepare) ** 0.5
+        frames = [bytes(frame) for frame in self.holder.step(prepare, norm)]
+        self.holder.install()
+        packets = PacketSet(self.layout, self.rule, self.tag, 1, self.version + 1, attempt)
+        for frame in frames:
+            packets.add(frame)
+        packets.apply(self.view)
+        self.version += 1
+        return frames
+
+    def commit(self, attempt: int = 1) -> Commit:
+        return Commit(1, self.version, attempt, self.position, 1, 0.5, 0.01, self.version % len(self.layout.shards))
+
+    def deliver(self, desk: Desk, frames: list[bytes], attempt: int = 1) -> None:
+        for frame in frames:
+            desk.member.arrivals.take(frame)
+        desk.member.handle(self.commit(attempt))
+
+    def round(self, desk: Desk, *counts: int) -> None:
+        """A whole round with one member."""
+        self.train(desk, *counts)
+        self.deliver(desk, self.packets([self.collect(desk)]))
+
+    @property
+    def parameters(self) -> object:
+        return self.view.sections[Stream.PARAMETERS]
