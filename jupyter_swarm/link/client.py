@@ -33,6 +33,10 @@ class _CallbackFailed(Exception):
     pass
 
 
+def _sentences(*parts: str) -> str:
+    return " ".join(part.rstrip(".") + "." for part in parts if part)
+
+
 class Link:
     """One connection to a server, made again whenever it is lost, with a new `hello()` each time.
 
@@ -43,8 +47,9 @@ class Link:
     turn holds up the server: that is the back-pressure. An exception in a callback ends the link with that error.
 
     on_state(state, reason), from the same thread: "connecting" (also: why it did not work and when the next try is,
-    as long as there has been no connection), "connected", "lost" (why, and seconds until the next try), "refused" (the
-    server will not have us: `error` says why), "closed". After "refused" and "closed" nothing follows.
+    as long as there has been no connection), "connected", "lost" (why, and seconds until the next try), "refused"
+    (another try cannot help, `error` says why: an `InviteError`, `SessionError`, `LinkError`, or a `ProtocolError`
+    for messages of another version), "closed" (by `close`, or with an `error`). After the last two nothing follows.
 
     `bytes_sent` and `bytes_received` count what WebSocket puts on the wire over all connections: payloads and frame
     headers, without the handshakes and without what TLS and TCP add.
@@ -79,6 +84,7 @@ class Link:
         self._writer: Writer | None = None
         self._earlier = [0, 0]
         self._ever_connected = False
+        self._goodbye = ""
         self.state: State = "connecting"
         self.error: Exception | None = None
 
@@ -124,6 +130,8 @@ class Link:
         """Say goodbye if connected, and end. Returns after at most two times `timing.farewell`; may be repeated."""
         with self._lock:
             first = not self._closing.is_set()
+            if first:
+                self._goodbye = reason
             self._closing.set()
             outbox = self._outbox
         if first and outbox is not None:
@@ -158,15 +166,16 @@ class Link:
     def _run(self) -> None:
         try:
             self._keep_connected()
-            self._end("closed", "closed")
+            self._end("closed", self._goodbye or "closed")
         except Unreachable as error:
             self.error = error
             self._end("closed", str(error))
         except SwarmError as error:
             self.error = error
             self._end("refused", str(error))
-        except _CallbackFailed as failed:
-            self.error = failed.args[0]
+        except Exception as failed:
+            # Among them an error that a callback raised.
+            self.error = failed.args[0] if isinstance(failed, _CallbackFailed) else failed
             self._end("closed", f"The connection was given up because of an error in this process: {self.error}")
 
     def _keep_connected(self) -> None:
@@ -183,11 +192,11 @@ class Link:
                 if not self._ever_connected and time.monotonic() + delay > give_up:
                     raise Unreachable(
                         f"The server could not be reached within {self._timing.connect:.0f} s.",
-                        f"{error.what} {error.why}".strip(),
+                        _sentences(error.what, error.why),
                         error.todo or "Check the link and this machine's network, and that the server runs.",
                     ) from None
                 state: State = "lost" if self._ever_connected else "connecting"
-                self._tell(state, f"{error.what} {error.why}".strip() + f" Next try in {delay:.1f} s.")
+                self._tell(state, _sentences(error.what, error.why, error.todo, f"Next try in {delay:.1f} s"))
                 self._closing.wait(delay)
 
     def _converse(self, opened: Opened) -> None:
@@ -198,8 +207,9 @@ class Link:
         try:
             writer.write(TEXT, encode(self._call(self._hello)).encode())
             with self._lock:
-                self._reader, self._writer = reader, writer
-                self._outbox = None if self._closing.is_set() else outbox
+                if self._closing.is_set():
+                    return
+                self._reader, self._writer, self._outbox = reader, writer, outbox
             sending.start()
             self._ever_connected = True
             self._tell("connected", f"Connected to {self.url}.")

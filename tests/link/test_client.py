@@ -223,7 +223,7 @@ def test_closing_says_goodbye_and_leaves_no_thread(server: Server) -> None:
     server.expect("message")
     assert server.expect("message") == Goodbye(reason="lunch")
     assert server.expect("lost")
-    one.expect("closed")
+    assert one.expect("closed") == "lunch"
     one.link.close()
     assert not one.link.send(WORK)
     with pytest.raises(LinkError):
@@ -279,6 +279,13 @@ def test_an_error_in_a_callback_ends_the_link_with_it(server: Server) -> None:
     assert "an error in this process" in one.expect("closed")
     with pytest.raises(KeyError):
         one.link.wait()
+    one.link.close()
+
+
+def test_an_address_that_is_none_ends_the_link() -> None:
+    one = Member("gopher://127.0.0.1/")
+    one.link.start()
+    assert "gopher" in one.expect("closed")
     one.link.close()
 
 
