@@ -11,6 +11,8 @@ from ..protocol.invites import hash_secret
 from ..store.rows import StoredInvite
 from .refusals import InviteOver, NotInvited
 
+_MOST_ADDRESSES = 4096
+
 
 class InviteBook:
     """The invites of all sessions, by the hash of their secrets; and who is connected with which of them."""
@@ -78,12 +80,11 @@ class FailureLimiter:
     def failed(self, address: str) -> float:
         """Count one failure; returns the seconds to wait if there were too many, else 0."""
         now = self._clock()
+        # Windows are in the order of their starts, so those that are over come first.
+        while self._windows and now - next(iter(self._windows.values()))[0] >= self._seconds:
+            del self._windows[next(iter(self._windows))]
+        if address not in self._windows and len(self._windows) >= _MOST_ADDRESSES:
+            return self._seconds  # an attack from everywhere: none of them is told more
         start, count = self._windows.get(address, (now, 0))
-        if now - start >= self._seconds:
-            start, count = now, 0
-        if address not in self._windows and len(self._windows) >= 4096:
-            self._windows = {key: window for key, window in self._windows.items() if now - window[0] < self._seconds}
-            if len(self._windows) >= 4096:  # an attack from thousands of addresses: none of them is told more
-                return self._seconds
         self._windows[address] = (start, count + 1)
         return start + self._seconds - now if count >= self._limit else 0.0

@@ -16,6 +16,9 @@ from ..store.paths import StoreRoot
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+_LOCK_SECONDS = 1.0
+"""How long another server is waited for; it holds the lock as long as it runs, so not in the hope that it ends."""
+
 
 class Storage:
     """The open store of one server. `database` may be used in functions given to `run_in_store` only."""
@@ -32,7 +35,7 @@ class Storage:
         """Open the store in `root`, made if it is missing. Raises `StoreError`, also if another server has it open."""
         storage = await asyncio.to_thread(cls, root)
         try:
-            storage.database = await storage.run_in_store(Database, storage.root.database)
+            storage.database = await storage.run_in_store(Database, storage.root.database, _LOCK_SECONDS)
             await storage.run_in_store(storage.blobs.recover)
         except BaseException:
             storage._thread.shutdown(wait=False)

@@ -153,11 +153,7 @@ class Swarm:
                 pass
         await self.extension.stop_extension()
         # The server's ends of the sockets are closed a little later than ours.
-        ours = [
-            task
-            for task in asyncio.all_tasks()
-            if getattr(task.get_coro(), "__qualname__", "").startswith("Connection.")
-        ]
+        ours = [task for task in asyncio.all_tasks() if "Connection." in repr(task.get_coro())]
         await asyncio.gather(*ours, return_exceptions=True)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from jupyter_swarm.coordinator.guard import Guarded
-from jupyter_swarm.coordinator.handlers import routes
 
 from .server import Swarm, wrong_secret
 
@@ -39,6 +38,7 @@ TABLE = {
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SOCKETS = ("/peer", "/watch")
 REFUSED = {401, 403, 405}
+KNOWN = {"owner", "a wrong owner's secret"}
 
 
 @pytest.fixture
@@ -96,26 +96,18 @@ async def test_everybody_calls_everything(swarm: Swarm) -> None:
         "a wrong secret": wrong_secret(),
         "a member of another session": await swarm.member(other, "instructor"),
         "a wrong owner's secret": {"X-Swarm-Owner": "guess"},
-        "kernel": swarm.kernel(),
         "owner": swarm.owner(),
     }
     wrong = []
     for (route, verb), allowed in TABLE.items():
         path = path_of(route, session)
         for name, headers in callers.items():
-            may = {"anyone", {"kernel": "owner"}.get(name, name)} & allowed
-            if may and (route, verb, name) == ("swarm/api/sessions/SESSION", "DELETE", "kernel"):
-                continue  # the owner's turn comes next, and the session can be deleted once
             code = await status(swarm, verb, path, headers)
-            known = name in ("instructor", "peer", "viewer", "holder", "owner", "kernel")
-            if may:
+            if {"anyone", name} & allowed:
                 fits = code not in REFUSED
-            elif name == "a wrong owner's secret" or (name == "nobody" and allowed == OWNER):
-                fits = code == 403
-            elif known and "SESSION" in route or name in ("owner", "kernel"):
-                fits = code == 403
-            else:
-                fits = code == 401
+            else:  # 401: who are you? 403: you are known, or it takes a login
+                in_session = "SESSION" in route and name in MEMBERS
+                fits = code == (403 if in_session or name in KNOWN or (not headers and allowed == OWNER) else 401)
             if not fits:
                 wrong.append((verb, route, name, code))
     assert wrong == []
