@@ -57,7 +57,6 @@ class Trainer:
     def pause(self, reason: str = "paused here") -> None:
         """Take no more work; stay in the session."""
         self._inbox.put(Pause(reason))
-        self.record.set(state="paused", reason=reason)
 
     def resume(self) -> None:
         """Go on after a pause."""
