@@ -15,9 +15,8 @@ from ..decisions.effects import Place
 from ..decisions.events import Placed, Said
 from ..protocol import failpoints
 from ..protocol import messages as m
-from ..protocol.errors import StoreError, SwarmError
+from ..protocol.errors import LinkError, SwarmError
 from ..protocol.frames import Header
-from ..shards.incoming import PacketSet
 from ..store.atomic import Buffer
 from .members import Attached
 from .numbers import State
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 OWN = "server"
 FRAMES_WAITING = 32
 """A connection is read on only while fewer frames wait for the holder's thread: memory stays bounded."""
+QUEUED_BYTES = 32 << 20
+"""So much is put into another holder's connection ahead of what its link takes."""
 ANSWER_SECONDS = 120.0
 
 
@@ -40,7 +41,9 @@ class Holding:
         self._room = asyncio.Event()
         self._prepare: m.Prepare | None = None
         self._answers: dict[tuple[str, type], asyncio.Future[m.FromMember]] = {}
+        self._adopted: dict[str, tuple[int, ...]] = {}
         self._collected: State = {}
+        self._state_lock = asyncio.Lock()
         self._started = False
 
     # --- contributions
@@ -56,6 +59,7 @@ class Holding:
             other = session.members.connected.get(owner)
             if other is not None:
                 other.connection.send_frame(frame)
+                await other.connection.drain(QUEUED_BYTES)
             return
         failpoints.reach("mid-upload")
         self._waiting += 1
@@ -93,7 +97,8 @@ class Holding:
                 self._prepare = message
                 self._in_thread(numbers.holder.merge, message, then=lambda f: self._merged(message, f))
             case m.ClipBy():
-                self._step(message.norm)
+                if self._prepare is not None:
+                    self._step(self._prepare, message.norm)
             case m.Install():
                 self._install(message)
             case m.Revert():
@@ -102,21 +107,21 @@ class Holding:
 
     def _merged(self, prepare: m.Prepare, done: Future[float]) -> None:
         error = done.exception()
+        if self._prepare is not prepare:
+            return
         if error is not None:
             self._failed(prepare, error)
         elif prepare.clip_norm > 0:
             self._say(m.PartialNorm(prepare.generation, prepare.round, prepare.attempt, done.result()))
         else:
-            self._step(done.result() ** 0.5)
+            self._step(prepare, done.result() ** 0.5)
 
-    def _step(self, norm: float) -> None:
-        prepare, session = self._prepare, self.session
-        if prepare is None:
-            return
+    def _step(self, prepare: m.Prepare, norm: float) -> None:
+        session = self.session
         loop = asyncio.get_running_loop()
 
         def send(frame: bytes) -> None:
-            loop.call_soon_threadsafe(session.packet, frame)
+            loop.call_soon_threadsafe(session.attempt, session.delivery.packet, frame)
 
         self._in_thread(session.numbers.step, prepare, norm, send, then=lambda f: self._stepped(prepare, f))
 
@@ -134,115 +139,146 @@ class Holding:
         self._say(m.PrepareFailed(prepare.generation, prepare.round, prepare.attempt, reason))
 
     def _install(self, message: m.Install) -> None:
-        session, packets = self.session, self.session.packets
+        session, packets = self.session, self.session.delivery.packets
         self._prepare = None
         if packets is None:
             raise RuntimeError("a round was committed without packets")
         shard = message.round % session.state.shard_count
         self._in_thread(
-            session.numbers.install, packets, shard, then=lambda f: self._installed(message.round, shard, packets, f)
-        )
+            session.numbers.install, packets, shard,
+            then=lambda f: session.joining.installed(message.round, shard, f.result()),
+        )  # fmt: skip
         if message.round % session.state.settings.snapshot_rounds == 0:
-            session.spawn(self._snapshot(message.round))
-
-    def _installed(self, version: int, shard: int, packets: PacketSet, done: Future[str]) -> None:
-        digests = self.session.view_digests
-        digests[version] = (shard, done.result())
-        digests.pop(version - 8, None)
+            session.spawn(self._snapshot())
 
     def _say(self, message: m.FromMember) -> None:
         self.session.handle(Said(OWN, message))
 
     def _in_thread(
-        self, function: Callable[..., Any], *args: Any, then: Callable[[Future[Any]], None] | None = None
+        self, function: Callable[..., Any], *args: Any, then: Callable[[Future[Any]], Any] = Future.result
     ) -> None:
         """Ask for `function` in the numbers' thread, now, so that the order of the calls is the order of the work."""
         loop = asyncio.get_running_loop()
-        future = self.session.thread.submit(function, *args)
-        if then is not None:
-            future.add_done_callback(lambda done: _on_loop(loop, then, done))
 
-    # --- state: snapshots and handing over
+        def finish(done: Future[Any]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.session.attempt, then, done)
 
-    async def _snapshot(self, version: int) -> None:
-        """Write a snapshot of the version that was just installed. If the disk refuses, the journal goes on."""
+        self.session.thread.submit(function, *args).add_done_callback(finish)
+
+    # --- state: snapshots and handing over, one at a time
+
+    async def _snapshot(self) -> None:
+        """Write a snapshot of the version that stands. If it cannot be had or written, the journal goes on."""
         session = self.session
-        try:
-            state = await self._whole_state(version)
-            await session.in_thread(session.numbers.save, version, state, session.numbers.optimizer_step)
-        except (StoreError, asyncio.TimeoutError) as error:
-            session._note("error", f"The snapshot of version {version} was not written. {error}", "")
+        async with self._state_lock:
+            try:
+                version, step, state = await self._whole_state()
+                await session.in_thread(session.numbers.save, version, state, step)
+            except SwarmError as error:
+                reason = " ".join(str(error).split("\n"))
+                session.note("error", f"No snapshot was written after round {session.state.version}: {reason}")
 
-    async def _whole_state(self, version: int) -> State:
-        """The state of all shards from those who hold them. The server's own part is asked for first: what is asked
-        for in its thread after this comes after this."""
+    async def _whole_state(self) -> tuple[int, int, State]:
+        """Version, optimizer step and state of all shards, from those who hold them. Raises `SwarmError`.
+
+        All are asked at once, behind the installs that they were told before: so all answer for one version.
+        """
         session = self.session
+        self._collected = {}
         own = session.in_thread(session.numbers.own_state)
-        for attached in session.members.holders():
-            if session.state.holders[attached.id].shards:
-                attached.connection.send(m.WantState(session.generation, version))
-                await self._wait(attached, m.StateSent)
+        want = m.WantState(session.generation, session.state.version)
+        asked = [attached for attached in session.members.holders() if self._adopted.get(attached.id)]
+        waiting = [self._ask(attached, want, m.StateSent) for attached in asked]
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        version, step, state = await own
+        for attached, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            if isinstance(answer, m.StateSent) and answer.version != version:
+                session.disconnect(attached.id, f"it is at version {answer.version} instead of {version}")
+                raise LinkError(f"Holder {attached.id} was at version {answer.version} instead of {version}.")
         collected, self._collected = self._collected, {}
-        return collected | await own
+        return version, step, collected | state
 
     async def place(self, effect: Place) -> None:
-        """Hand the shards to the holders that the decisions have chosen."""
+        """Hand the shards to the holders that the decisions have chosen. Another choice, made because a holder came or
+        went meanwhile, ends this one; what else goes wrong pauses the session, and resuming it tries again."""
+        session = self.session
+        async with self._state_lock:
+            while effect.number == session.state.placing:
+                try:
+                    await self._place(effect.placement)
+                    session.handle(Placed(effect.number))
+                    return
+                except LinkError as error:
+                    session.note("warning", error.what)
+                except SwarmError as error:
+                    session.pause(f"the server, which could not hand over the shards: {error.what} {error.why}")
+                    while session.state.paused and effect.number == session.state.placing:
+                        await asyncio.sleep(0.1)
+
+    async def _place(self, placement: dict[int, str]) -> None:
         session, numbers = self.session, self.session.numbers
         shards: dict[str, list[int]] = {}
-        for shard, holder in effect.placement.items():
+        for shard, holder in placement.items():
             shards.setdefault(holder, []).append(shard)
         others = any(holder != OWN for holder in shards)
-        if not self._started:
-            state = await session.in_thread(numbers.restored_state)
+        if self._started:
+            state = await session.in_thread(numbers.state_on_disk) | (await self._whole_state())[2]
         else:
-            state = await session.in_thread(numbers.state_on_disk)
-            with_others = await self._whole_state(numbers.version)
-            state = {name: tensor for name, tensor in state.items() if not name.endswith(".0")} | with_others
-            view = await session.in_thread(numbers.view)
-            state |= {f"{shard.index}.0": view.shard(shard) for shard in session.layout.shards}
-        await session.in_thread(numbers.keep_view, others)
-        self._started = True
+            state = await session.in_thread(numbers.restored_state)
+        if others:
+            await session.in_thread(numbers.keep_view, True)
+        view = await session.in_thread(numbers.view)
+        state |= {f"{shard.index}.0": view.shard(shard) for shard in session.layout.shards}
         await session.in_thread(numbers.adopt, tuple(shards.get(OWN, ())), state)
+        self._started = True
         for attached in session.members.holders():
             await self._hand_over(attached, tuple(shards.get(attached.id, ())), state)
         if not others:
             await session.in_thread(numbers.keep_view, False)
-        session.handle(Placed(effect.number))
 
     async def _hand_over(self, attached: Attached, shards: tuple[int, ...], state: State) -> None:
-        session, numbers = self.session, self.session.numbers
-        frames = await session.in_thread(lambda: [bytes(frame) for frame in numbers.state_frames(shards, state)])
-        for frame in frames:
-            attached.connection.send_frame(frame)
+        session, numbers, connection = self.session, self.session.numbers, attached.connection
+        for shard in shards:
+            frames = await session.in_thread(lambda one: [bytes(f) for f in numbers.state_frames([one], state)], shard)
+            for frame in frames:
+                connection.send_frame(frame)
+            await connection.drain(QUEUED_BYTES)
         adopt = m.Adopt(session.generation, numbers.version, numbers.optimizer_step, shards)
-        attached.connection.send(adopt, in_order=True)
-        await self._wait(attached, m.Adopted)
+        await self._ask(attached, adopt, m.Adopted)
+        self._adopted[attached.id] = shards
 
-    async def _wait(self, attached: Attached, kind: type[m.Message]) -> m.FromMember:
-        future: asyncio.Future[m.FromMember] = asyncio.get_running_loop().create_future()
-        self._answers[attached.id, kind] = future
+    async def _ask(self, attached: Attached, question: m.Message, kind: type[m.Message]) -> m.FromMember:
+        """Send a message behind the frames that wait, and wait for the answer of that kind. Raises `LinkError`, also
+        for a holder that does not answer in time: it is sent away."""
+        key = attached.id, kind
+        answer = self._answers[key] = asyncio.get_running_loop().create_future()
+        if self.session.members.connected.get(attached.id) is not attached:
+            self.lost(attached.id)
+        attached.connection.send(question, in_order=True)
         try:
-            return await asyncio.wait_for(future, ANSWER_SECONDS)
+            return await asyncio.wait_for(answer, ANSWER_SECONDS)
+        except asyncio.TimeoutError:
+            self.session.disconnect(attached.id, "it did not answer in time")
+            raise LinkError(f"Holder {attached.id} did not answer in {ANSWER_SECONDS:.0f} s.") from None
         finally:
-            self._answers.pop((attached.id, kind), None)
+            del self._answers[key]
 
     def answered(self, attached: Attached, message: m.FromMember) -> None:
-        """A holder has answered what `_wait` waits for."""
-        future = self._answers.get((attached.id, type(message)))
-        if future is not None and not future.done():
-            future.set_result(message)
+        """A holder has answered what `_ask` waits for."""
+        answer = self._answers.get((attached.id, type(message)))
+        if answer is not None and not answer.done():
+            answer.set_result(message)
 
     def lost(self, member: str) -> None:
         """A holder is gone: nobody waits for its answer any more."""
-        for (name, _), future in self._answers.items():
-            if name == member and not future.done():
-                future.cancel()
+        self._adopted.pop(member, None)
+        for (name, _), answer in self._answers.items():
+            if name == member and not answer.done():
+                answer.set_exception(LinkError(f"Holder {member} is gone."))
 
-    def state_frame(self, attached: Attached, frame: Buffer) -> None:
+    def state_frame(self, frame: Buffer) -> None:
         """A STATE frame that was asked for."""
         self.session.numbers.take_state(frame, self._collected)
-
-
-def _on_loop(loop: asyncio.AbstractEventLoop, then: Callable[[Future[Any]], None], done: Future[Any]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(then, done)

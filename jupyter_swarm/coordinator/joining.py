@@ -25,6 +25,7 @@ PIN_AGE = 4
 PINS_KEPT = 2
 SNAPSHOTS = 2
 """A joiner that falls behind the journal after so many snapshots has too slow a link."""
+DIGESTS_KEPT = 8
 QUEUED_BYTES = 8 << 20
 """So much is put into a joiner's connection ahead of what its link takes."""
 
@@ -36,13 +37,31 @@ class Joining:
         self.session = session
         self._pins: list[Pin] = []
         self._pinning = asyncio.Lock()
+        self._digests: dict[int, tuple[int, str]] = {}
+        self._unchecked: list[tuple[Attached, m.ViewDigest]] = []
 
-    async def snapshot(self, attached: Attached, message: m.WantSnapshot) -> None:
-        """Offer a pinned snapshot, or send the chunks of the one that was offered."""
+    def asked(self, attached: Attached, message: m.WantSnapshot | m.Synced) -> None:
+        """A peer wants something: what it was being sent until now is of no use to it any more."""
+        self.stop(attached)
+        if isinstance(message, m.Synced):
+            attached.sending = self.session.spawn(self._synced(attached, message))
+            return
+        self.session.handle(Said(attached.id, message))
+        attached.sending = self.session.spawn(self._snapshot(attached, message))
+
+    def stop(self, attached: Attached) -> None:
+        """Send no more of a snapshot or of past rounds to a peer, and nothing of the rounds that come."""
         attached.feed = "none"
+        if attached.sending is not None:
+            attached.sending.cancel()
+        attached.connection.drop_frames()
+
+    async def _snapshot(self, attached: Attached, message: m.WantSnapshot) -> None:
+        """Offer a pinned snapshot, or send the chunks of the one that was offered."""
         pin = next((pin for pin in self._pins if pin.number == message.number), None)
         if pin is None:
             pin = await self._pin()
+            attached.pin = pin.number
             attached.connection.send(
                 m.SnapshotOffer(self.session.generation, pin.number, pin.version, pin.chunk_digests)
             )
@@ -59,10 +78,16 @@ class Joining:
             self._pins = [*self._pins, pin][-PINS_KEPT:]
             return pin
 
-    async def synced(self, attached: Attached, message: m.Synced) -> None:
+    def release_pins(self) -> None:
+        """Let go of the snapshots that nobody fetches: each is as large as the model."""
+        used = {attached.pin for attached in self.session.members.peers()}
+        self._pins = [pin for pin in self._pins if pin.number in used]
+
+    async def _synced(self, attached: Attached, message: m.Synced) -> None:
         """A peer has a whole view: check it if that is possible, send the rounds since, then let it follow live."""
         session = self.session
         pin = next((pin for pin in self._pins if pin.version == message.version), None)
+        attached.pin = 0
         if message.version > session.state.version or (pin is not None and pin.digest != message.digest):
             self.resync(attached, "your view is not the class's")
             return
@@ -70,12 +95,9 @@ class Joining:
         version = message.version
         while version < session.state.version:
             try:
-                record = await session.store.run_in_store(
-                    session.store.database.round, session.spec.session, version + 1
-                )
-                await self._send_round(attached, record, version + 1)
+                await self._send_round(attached, version + 1)
             except StoreError:
-                self._too_slow(attached)
+                self._fell_behind(attached)
                 return
             version += 1
         self._follow(attached, message)
@@ -84,10 +106,8 @@ class Joining:
         """From here on the peer gets packets as they come; those of the attempt under way that went out already come
         first. No await in here: nothing may happen in between."""
         session = self.session
-        if session.members.connected.get(attached.id) is not attached:
-            return
         attached.feed = "live"
-        for frame in session.sent:
+        for frame in session.delivery.sent:
             attached.connection.send_frame(frame)
         session.handle(Said(attached.id, message))
 
@@ -108,13 +128,10 @@ class Joining:
         attached.connection.send(commit, in_order=True)
 
     async def _send(self, attached: Attached, frame: bytes) -> None:
-        while attached.connection.queued_bytes > QUEUED_BYTES:
-            if self.session.members.connected.get(attached.id) is not attached:
-                raise asyncio.CancelledError
-            await asyncio.sleep(0.01)
         attached.connection.send_frame(frame)
+        await attached.connection.drain(QUEUED_BYTES)
 
-    def _too_slow(self, attached: Attached) -> None:
+    def _fell_behind(self, attached: Attached) -> None:
         attached.restarts += 1
         if attached.restarts < SNAPSHOTS:
             self.resync(attached, "the class went on faster than your link could follow")
@@ -132,6 +149,28 @@ class Joining:
 
     def resync(self, attached: Attached, reason: str) -> None:
         """The peer is to fetch a snapshot; until it has, it gets no work and no packets."""
-        attached.feed = "none"
+        self.stop(attached)
         self.session.rejoin(attached)
         attached.connection.send(m.Resync(self.session.generation, reason))
+
+    # --- whether all views are the same
+
+    def reported(self, attached: Attached, message: m.ViewDigest) -> None:
+        """A peer tells the digest of one shard of its view; fast ones do before the server knows its own."""
+        known = self._digests.get(message.version)
+        if known is None:
+            self._unchecked.append((attached, message))
+        elif known != (message.shard, message.sha256):
+            name = attached.member.name
+            text = f"The view of {name} differs from version {message.version}; it fetches a snapshot."
+            self.session.note("warning", text, attached.id)
+            self.resync(attached, "your view differs from the class's")
+
+    def installed(self, version: int, shard: int, sha256: str) -> None:
+        """The server's own digest of one shard at `version`."""
+        self._digests[version] = shard, sha256
+        self._digests.pop(version - DIGESTS_KEPT, None)
+        unchecked, self._unchecked = self._unchecked, []
+        for attached, message in unchecked:
+            if message.version == version and self.session.members.connected.get(attached.id) is attached:
+                self.reported(attached, message)

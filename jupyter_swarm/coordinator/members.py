@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Literal
 
@@ -17,13 +18,16 @@ Feed = Literal["none", "catching up", "live"]
 
 
 class Attached:
-    """A member on a connection."""
+    """A member on a connection. `sending`: what brings it up to date at the moment; `pin`: the number of the snapshot
+    that it fetches, or 0."""
 
     def __init__(self, member: Member, connection: Connection, device: str) -> None:
         self.member = member
         self.connection = connection
         self.device = device
         self.feed: Feed = "none"
+        self.sending: asyncio.Task[None] | None = None
+        self.pin = 0
         self.restarts = 0
         self.progress: dict[str, float] = {}
 

@@ -81,11 +81,17 @@ class Numbers:
             view.shard(shard).copy_(self._loaded[f"{shard.index}.0"])
         for number in rounds:
             self._replay(number, view)
-        if rounds:  # a master is of use only at the snapshot's own version; later it begins as the view
-            self._loaded = {name: tensor for name, tensor in self._loaded.items() if not self._is_master(name)}
         self._view = view
         self.version, self.optimizer_step = last_round, facts.step
+        self._loaded = self._at_version(facts.version, self._loaded)
         return last_round - newest
+
+    def _at_version(self, version: int, state: State) -> State:
+        """What a snapshot of `version` is good for now: a master only at its own version; later it begins as the view,
+        as all views do that are not the snapshot's."""
+        if version == self.version:
+            return state
+        return {name: tensor for name, tensor in state.items() if not (name.endswith(".0") or self._is_master(name))}
 
     def _is_master(self, name: str) -> bool:
         index, part = (int(number) for number in name.split("."))
@@ -114,21 +120,25 @@ class Numbers:
 
     def save(self, version: int, state: State, step: int) -> None:
         """Write a snapshot. Raises `StoreError`; the older one stays then."""
+        missing = [shard.index for shard in self.layout.shards if f"{shard.index}.0" not in state]
+        if missing:
+            raise StoreError(f"Nobody holds shard {missing[0]} at the moment.")
         facts = snapshots.SnapshotFacts(version, self.generation, step, self.layout.digest)
         snapshots.save(self.folder, state, facts)
 
     def state_on_disk(self) -> State:
-        """What the newest snapshot holds."""
-        return snapshots.load(self.folder, snapshots.latest(self.folder) or 0)[1]
+        """What the newest snapshot holds that is of use now. Raises `StoreError`."""
+        facts, state = snapshots.load(self.folder, snapshots.latest(self.folder) or 0)
+        return self._at_version(facts.version, state)
 
     # --- shards handed over
 
-    def own_state(self) -> State:
-        """A copy of everything that the server's own holder holds."""
+    def own_state(self) -> tuple[int, int, State]:
+        """Version, optimizer step and a copy of everything that the server's own holder holds."""
         state: State = {}
         for frame in self.holder.state_frames():
             self.take_state(frame, state)
-        return state
+        return self.version, self.optimizer_step, state
 
     def take_state(self, frame: Buffer, state: State) -> None:
         """Copy one STATE frame into `state`."""
@@ -187,7 +197,7 @@ class Numbers:
         return self.digest(digest_shard)
 
     def keep_view(self, keep: bool) -> None:
-        """Keep a copy of the whole view beside the holder (needed when others hold shards), or let it go."""
+        """Keep a copy of the whole view beside the holder (needed while others hold shards), or let it go."""
         if keep and self._view is None:
             self._view = self.view()
         elif not keep:

@@ -1,7 +1,8 @@
 """One running session: it turns what members say into events, and carries out what the decisions want.
 
 Everything here runs on the event loop and is short; numbers are worked off it by `Numbers` in the holder's thread and
-by `Recorder` in the journal's. No recipe code ever runs here.
+by `Recorder` in the journal's. No recipe code ever runs here. What must not happen, an error in this program, pauses
+the session and is told like any other reason.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -26,8 +28,6 @@ from ..decisions.events import (
     MemberLost,
     Pause,
     PausePeer,
-    Recorded,
-    RecordFailed,
     Resume,
     Said,
     Tick,
@@ -37,14 +37,13 @@ from ..decisions.reducer import handle
 from ..decisions.state import new_state
 from ..protocol import failpoints
 from ..protocol import messages as m
-from ..protocol.errors import StoreError
+from ..protocol.errors import StoreError, SwarmError
 from ..protocol.frames import Kind, read_header, session_tag
 from ..protocol.layout import Layout
-from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSettings, SessionSpec
-from ..shards.incoming import PacketSet
 from ..store.atomic import Buffer
 from ..store.rows import Level
+from .delivery import Delivery
 from .holding import OWN, Holding
 from .joining import Joining
 from .members import Attached, Members, check_hello
@@ -74,16 +73,15 @@ class SessionRuntime:
         self.state = new_state(
             spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(layout.trained_shards), generation
         )
-        self.packets: PacketSet | None = None
-        self.sent: list[Buffer] = []
         self.metrics: dict[str, float] = {}
-        self.view_digests: dict[int, tuple[int, str]] = {}
         self.last_activity = datetime.now(timezone.utc)
+        self.delivery = Delivery(self)
         self.holding = Holding(self)
         self.joining = Joining(self)
         self._viewers: list[Callable[[dict[str, Any]], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._record: RoundRecord | None = None
+        self._effects: deque[Effect] = deque()
+        self._carrying_out = False
         self._last_status = ""
         self._started = time.time() - time.monotonic()
         self._stopped = False
@@ -105,7 +103,7 @@ class SessionRuntime:
         )  # fmt: skip
         if self.generation > 1:
             older = f"; the optimizer's state is {age} rounds older" if age else ""
-            self._note("info", f"The server goes on from version {last}{older}.", "")
+            self.note("info", f"The server goes on from version {last}{older}.")
         self.handle(MemberJoined(OWN, "holder"))
         self.spawn(self._tick())
 
@@ -125,20 +123,38 @@ class SessionRuntime:
         await asyncio.to_thread(self.recorder.close)
         await asyncio.to_thread(self.thread.shutdown)
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run something in the background until the session stops; what it raises is logged."""
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something in the background, at most until the session stops; what it raises is told."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.log.error("Something went wrong in session %s.", self.spec.session, exc_info=error)
+            self.failed(error)
 
-    async def in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
+    def failed(self, error: BaseException) -> None:
+        """Something went wrong that nobody waits for. What the world is to blame for (a full disk) is noted; an error
+        in this program pauses the session: nobody can say what it would do next."""
+        if isinstance(error, SwarmError):
+            self.note("error", " ".join(str(error).split("\n")))
+            return
+        self.log.error("Something went wrong in session %s.", self.spec.session, exc_info=error)
+        if not self.state.paused:
+            self.pause(f"the server after an error in it ({type(error).__name__}: {error}); see its log")
+
+    def attempt(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call `function` where nobody would hear of its errors."""
+        try:
+            function(*args)
+        except Exception as error:
+            self.failed(error)
+
+    def in_thread(self, function: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
         """Run `function` in the thread that owns the numbers, after what was asked for before."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
+        return asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
 
     def now(self) -> float:
         """Seconds since 1970 that never go back."""
@@ -149,6 +165,7 @@ class SessionRuntime:
             await asyncio.sleep(1.0)
             self.handle(Tick())
             self._publish_status()
+            self.joining.release_pins()
             if self.members.peers():
                 self.last_activity = datetime.now(timezone.utc)
             with contextlib.suppress(StoreError):
@@ -191,6 +208,7 @@ class SessionRuntime:
         if attached is None:
             return
         del self.members.connected[attached.id]
+        self.joining.stop(attached)
         self.holding.lost(attached.id)
         self.handle(MemberLost(attached.id, reason))
 
@@ -208,16 +226,16 @@ class SessionRuntime:
         if generation != self.generation:
             return
         match message:
-            case m.WantSnapshot():
-                self.spawn(self.joining.snapshot(attached, message))
-            case m.Synced():
-                self.spawn(self.joining.synced(attached, message))
+            case m.WantSnapshot() | m.Synced():
+                self.joining.asked(attached, message)
             case m.ViewDigest():
-                self._compare(attached, message)
+                self.joining.reported(attached, message)
             case m.Progress():
                 attached.progress = {name: float(value) for name, value in msgspec.structs.asdict(message).items()}
             case m.Adopted() | m.StateSent():
                 self.holding.answered(attached, message)
+            case m.Goodbye():
+                self.detach(connection, message.reason or "left")
             case _:
                 self.handle(Said(attached.id, message))
 
@@ -234,17 +252,9 @@ class SessionRuntime:
         elif header.kind == Kind.CONTRIBUTION and attached.member.role == "peer":
             await self.holding.stage(attached, header, frame)
         elif header.kind == Kind.PACKET and attached.member.role == "holder":
-            self.packet(frame)
+            self.delivery.packet(frame)
         elif header.kind == Kind.STATE and attached.member.role == "holder":
-            self.holding.state_frame(attached, frame)
-
-    def _compare(self, attached: Attached, message: m.ViewDigest) -> None:
-        known = self.view_digests.get(message.version)
-        if known is None or known == (message.shard, message.sha256):
-            return
-        text = f"The view of {attached.member.name} differs from version {message.version}; it fetches a snapshot."
-        self._note("warning", text, attached.id)
-        self.joining.resync(attached, "your view differs from the class's")
+            self.holding.state_frame(frame)
 
     # --- steering
 
@@ -305,7 +315,8 @@ class SessionRuntime:
         if self._viewers:
             self.publish("status", **msgspec.to_builtins(self.status()))
 
-    def _note(self, level: Level, text: str, member: str) -> None:
+    def note(self, level: Level, text: str, member: str = "") -> None:
+        """A line for the session's log and for those who watch."""
         self.log.log({"info": logging.INFO, "warning": logging.WARNING}.get(level, logging.ERROR), "%s", text)
         now = self.now()
         self.recorder.note(now, self.generation, self.state.round.number, level, text, member)
@@ -314,12 +325,22 @@ class SessionRuntime:
     # --- carrying out
 
     def handle(self, event: AnyEvent) -> None:
-        """Let the decisions see an event, and do what they want."""
+        """Let the decisions see an event, and do what they want, in their order: what an effect makes happen at once
+        comes after those that were decided before."""
         if self._stopped:
             return
-        self.state, effects = handle(self.state, event, self.now())
-        for effect in effects:
-            self._carry_out(effect)
+        try:
+            self.state, effects = handle(self.state, event, self.now())
+        except Exception as error:
+            self.failed(error)
+            return
+        self._effects.extend(effects)
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        while self._effects:
+            self.attempt(self._carry_out, self._effects.popleft())
+        self._carrying_out = False
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -330,16 +351,15 @@ class SessionRuntime:
             case Place():
                 self.spawn(self.holding.place(effect))
             case WriteRecord():
-                self._record = effect.record
-                self.spawn(self._commit_when_complete(effect.record))
+                self.delivery.write(effect.record)
             case Disconnect():
-                self._disconnect(effect)
+                self.disconnect(effect.member, effect.reason)
             case Note():
-                self._note(effect.level, effect.text, effect.member)
+                self.note(effect.level, effect.text, effect.member)
 
     def _tell(self, member: str, message: m.Message) -> None:
         if isinstance(message, m.Prepare):
-            self._begin_packets(message)
+            self.delivery.begin(message)
         elif isinstance(message, m.Accepted):
             failpoints.reach("accepted")
         if member == OWN:
@@ -352,68 +372,26 @@ class SessionRuntime:
         if isinstance(message, m.Commit):
             self._committed(message)
         elif isinstance(message, m.Abort):
-            self._forget_packets()
+            self.delivery.void()
         elif isinstance(message, m.Evaluated):
             self._evaluated(message)
         for attached in self.members.peers():
             if attached.feed == "live" or not isinstance(message, m.Commit | m.Abort):
                 attached.connection.send(message, in_order=effect.in_order)
 
-    def _disconnect(self, effect: Disconnect) -> None:
-        attached = self.members.connected.get(effect.member)
+    def disconnect(self, member: str, reason: str) -> None:
+        """Send a member away; it may come back."""
+        attached = self.members.connected.get(member)
         if attached is not None:
-            attached.connection.send(m.Refused("The server closed the connection.", effect.reason, retry=True))
-            attached.connection.close(effect.reason)
-            self.detach(attached.connection, effect.reason)
-
-    # --- packets and the commit
-
-    def _begin_packets(self, prepare: m.Prepare) -> None:
-        """The first holder is told to prepare: from now on packets of this attempt come."""
-        if self.packets is None or (self.packets.round, self.packets.attempt) != (prepare.round, prepare.attempt):
-            self.packets = self.numbers.packets(prepare.round, prepare.attempt)
-            self.sent = []
-            self.recorder.begin(prepare.round)
-
-    def packet(self, frame: Buffer) -> None:
-        """A packet is ready: to everybody who follows live, and to the journal."""
-        header = read_header(frame)
-        packets = self.packets
-        if packets is None or (header.round, header.attempt) != (packets.round, packets.attempt):
-            return
-        complete = packets.add(frame)
-        self.sent.append(frame)
-        if len(self.sent) == max(packets.expected // 2, 1):
-            failpoints.reach("half-delivered")
-        self.recorder.append(frame)
-        for attached in self.members.peers():
-            if attached.feed == "live":
-                attached.connection.send_frame(frame)
-        if complete and self._record is not None:
-            self.spawn(self._commit_when_complete(self._record))
-
-    async def _commit_when_complete(self, record: RoundRecord) -> None:
-        """Messages overtake packets, so the record may be due while packets of other holders are still on their way."""
-        packets = self.packets
-        if packets is None or not packets.complete or self._record is None:
-            return
-        self._record = None
-        try:
-            await self.recorder.commit(record)
-        except StoreError as error:
-            self.handle(RecordFailed(record.round, record.attempt, " ".join(str(error).split("\n"))))
-            return
-        self.handle(Recorded(record.round, record.attempt))
+            attached.connection.send(m.Refused("The server closed the connection.", reason, retry=True))
+            attached.connection.close(reason)
+            self.detach(attached.connection, reason)
 
     def _committed(self, commit: m.Commit) -> None:
-        self.packets, self.sent = None, []
+        self.delivery.committed()
         if commit.mean_loss is not None:
             self.metrics["loss"] = commit.mean_loss
         self.publish("commit", **msgspec.to_builtins(commit))
-
-    def _forget_packets(self) -> None:
-        self.packets, self.sent, self._record = None, [], None
-        self.recorder.discard()
 
     def _evaluated(self, message: m.Evaluated) -> None:
         self.metrics |= {f"held_out_{name}": value for name, value in message.metrics.items()}

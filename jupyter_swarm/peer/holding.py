@@ -6,6 +6,7 @@ attempt under way and the optimizer's state of its shards since the last snapsho
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -59,7 +60,7 @@ class HolderMember:
             raise self.error
 
     def close(self) -> None:
-        """Give the shards back and end."""
+        """Leave: others take the shards over, with the optimizer's state of the last snapshot."""
         self._link.close("left")
         self._work.put(None)
         self._thread.join(10.0)
@@ -147,6 +148,8 @@ class HolderMember:
             return
         try:
             self._send(holder.step(prepare, norm))
+        except LinkError:
+            return  # a new connection begins with a new holder
         except SwarmError as error:
             self._failed(prepare, error)
             return
@@ -168,7 +171,8 @@ class HolderMember:
 
     def _send_state(self, holder: Holder, message: m.WantState) -> None:
         failpoints.reach("mid-snapshot")
-        self._send(holder.state_frames())
+        with contextlib.suppress(LinkError):
+            self._send(holder.state_frames())
         self._link.send(m.StateSent(message.generation, holder.version, holder.step_number))
 
     def _send(self, frames: Any) -> None:
@@ -176,5 +180,5 @@ class HolderMember:
         if not upload.wait(_SEND_SECONDS):
             upload.cancel()
             raise LinkError("The server does not take this holder's numbers.")
-        if isinstance(upload.error, SwarmError) and not isinstance(upload.error, LinkError):
+        if upload.error is not None:
             raise upload.error
