@@ -20,8 +20,8 @@ from ..protocol.rules import RoundRule
 from ..shards.carried import packet_codecs
 from ..shards.incoming import PacketSet, SnapshotSet
 
-_ROUNDS_KEPT = 8
-"""Packets of so many rounds are kept for later; a peer that is further behind takes a snapshot."""
+KEPT_BYTES = 1 << 30
+"""Packets of committed rounds that may wait for the training thread; beyond it the link stops receiving."""
 
 
 class SnapshotArrived(NamedTuple):
@@ -39,30 +39,34 @@ class Arrivals:
         self._layout = layout
         self._rule = rule
         self._post = post
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._closed = False
         self._generation = 0
         self._packets: dict[tuple[int, int], PacketSet] = {}
         self._received: Counter[tuple[int, int]] = Counter()
+        self._bytes: Counter[tuple[int, int]] = Counter()
         self._snapshot: SnapshotSet | None = None
         codecs = packet_codecs(rule)
         self._frames_a_round = sum(len(shard.chunks()) for shard in layout.shards if shard.stream in codecs)
 
     def reset(self, generation: int) -> None:
         """Forget everything; from now on frames of `generation` count."""
-        with self._lock:
+        with self._changed:
             self._generation = generation
             self._packets.clear()
             self._received.clear()
+            self._bytes.clear()
             self._snapshot = None
+            self._changed.notify_all()
 
     def expect(self, snapshot: SnapshotSet) -> None:
         """Chunks of `snapshot` go into its view as they come."""
-        with self._lock:
+        with self._changed:
             self._snapshot = snapshot
 
     def packets_of(self, round_: int, attempt: int) -> PacketSet | None:
         """Hand over the packets of a committed round, if all are here, and forget those of older ones."""
-        with self._lock:
+        with self._changed:
             packets = self._packets.get((round_, attempt))
             for key in [key for key in self._packets if key[0] <= round_]:
                 self._drop(key)
@@ -70,8 +74,14 @@ class Arrivals:
 
     def drop(self, round_: int, attempt: int) -> None:
         """Forget the packets of a void attempt."""
-        with self._lock:
+        with self._changed:
             self._drop((round_, attempt))
+
+    def close(self) -> None:
+        """Hold up the link's thread no longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def take(self, frame: bytes | bytearray | memoryview) -> None:
         """Keep what a frame brings. Frames that are late, or that nobody waits for, are dropped."""
@@ -84,23 +94,31 @@ class Arrivals:
 
     def _take_packet(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
         key = (header.round, header.attempt)
-        with self._lock:
+        with self._changed:
+            if key not in self._packets:
+                self._make_room(header.round)
             if header.generation != self._generation:
                 return
             if key not in self._packets:
-                if len(self._packets) >= _ROUNDS_KEPT:
-                    self._drop(min(self._packets))
                 self._packets[key] = PacketSet(self._layout, self._rule, self.session, self._generation, *key)
             # A copy: the link receives the next frame into the same memory.
             self._packets[key].add(bytes(frame))
             self._received[key] += 1
+            self._bytes[key] += len(frame)
             half = self._received[key] == (self._frames_a_round + 1) // 2
         if half:
             failpoints.reach("half-delivered")
 
+    def _make_room(self, round_: int) -> None:
+        """Before the first packet of an attempt. Of the round under way only the newest attempt is kept, so that all
+        others that are kept are committed: the training thread takes them without anything else having to come."""
+        for key in [key for key in self._packets if key[0] == round_]:
+            self._drop(key)
+        self._changed.wait_for(lambda: self._closed or self._bytes.total() < KEPT_BYTES)
+
     def _take_chunk(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
         problem = ""
-        with self._lock:
+        with self._changed:
             if self._snapshot is None:
                 return
             try:
@@ -115,3 +133,5 @@ class Arrivals:
     def _drop(self, key: tuple[int, int]) -> None:
         self._packets.pop(key, None)
         self._received.pop(key, None)
+        self._bytes.pop(key, None)
+        self._changed.notify_all()

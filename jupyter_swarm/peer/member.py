@@ -6,6 +6,7 @@ and is ignored.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -92,6 +93,7 @@ class Member:
         self._record = record
         self._syncing = True
         self._offer: SnapshotOffer | None = None
+        self._view_lock = threading.Lock()
         self._leases: list[int] = []
         self._loss = LossSum()
         self._attempt = (0, 0)
@@ -180,7 +182,8 @@ class Member:
         self._offer = None
         self.version = version
         self._begin()
-        self._record.set(state="waiting", reason="", version=self.version)
+        self._record.set(version=self.version)
+        self._idle("")
         self._port.send(Synced(self.generation, self.version, self.view.digest_all()))
         self._want_work()
 
@@ -213,6 +216,10 @@ class Member:
         if self._failures >= FAILURES:
             self.pause(f"its last {FAILURES} leases failed: {done.failed}")
         self._want_work()
+
+    def _idle(self, reason: str) -> None:
+        """Nothing is being computed."""
+        self._record.set(state="paused" if self.paused else "waiting", reason=self.paused or reason)
 
     def _train(self, lease: LeaseGrant) -> LeaseDone:
         if self._attempt != (lease.round, lease.attempt):
@@ -264,7 +271,7 @@ class Member:
         self._leases.clear()
         self._loss = LossSum()
         self._fresh = False
-        self._record.set(state="waiting", reason="waiting for its turn to send its contribution")
+        self._idle("its contribution waits for its turn to be sent")
         self._port.send(announcement)
 
     def _granted(self, grant: Grant) -> None:
@@ -274,14 +281,14 @@ class Member:
         vector = self._contribution.vector
         frames = contribution_frames(self._writer, envelope, vector, self._rule)
         half = sum(len(shard.chunks()) for shard in self.layout.trained_shards) // 2
-        self._record.set(reason="sending its contribution")
+        self._idle("sending its contribution")
         self._upload = self._port.send_frames(_reaching_half(half, frames))
 
     def _accepted(self, message: Accepted) -> None:
         if self._contribution is not None and message.key == self._contribution.key:
             self._end_upload()
             self._contribution = None
-            self._record.set(reason="waiting for the other peers")
+            self._idle("waiting for the other peers")
 
     def _dropped(self, message: Dropped) -> None:
         if self._contribution is not None and message.key == self._contribution.key:
@@ -308,8 +315,9 @@ class Member:
             self._resync(f"the packets of round {commit.round} are not all here.")
             return
         self._forget_work()
-        packets.apply(self.view)
-        self.version = commit.round
+        with self._view_lock:
+            packets.apply(self.view)
+            self.version = commit.round
         self._resyncs = 0
         self._begin()
         shard = self.layout.shards[commit.digest_shard]
@@ -346,7 +354,12 @@ class Member:
     def _evaluated(self, message: Evaluated) -> None:
         self._record.add_evaluation(message.version, message.metrics, message.count)
 
-    # --- what the user decides
+    # --- what the user wants
+
+    def digest(self) -> str:
+        """SHA-256 of the view between two commits; from any thread."""
+        with self._view_lock:
+            return self.view.digest_all()
 
     def pause(self, reason: str) -> None:
         """Take no more leases. What is computed already is still contributed."""
@@ -358,7 +371,7 @@ class Member:
         """Take leases again."""
         self.paused = ""
         self._failures = 0
-        self._record.set(state="waiting", reason="")
+        self._idle("")
         self._port.send(Control("resume"))
         self._want_work()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -37,8 +38,10 @@ class Line:
         self._shown = self._text
         if self._replaces:
             self._next = self._clock() + _EVERY_SECONDS
-            self._stream.write("\r" + self._text.ljust(self._width))
-            self._width = len(self._text)
+            # A line that wraps could not be replaced.
+            shown = self._text[: shutil.get_terminal_size().columns - 1] if self._stream.isatty() else self._text
+            self._stream.write("\r" + shown.ljust(self._width))
+            self._width = len(shown)
         else:
             self._next = self._clock() + _EVERY_SECONDS_IN_FILES
             self._stream.write(self._text + "\n")

@@ -37,7 +37,8 @@ class Status(msgspec.Struct, frozen=True):
         if self.loss is not None:
             parts.append(f"loss {self.loss:.4f}")
         parts += [f"held-out {name} {value:.4g}" for name, value in self.metrics.items()]
-        parts.append(self.state if not self.reason else f"{self.state}: {self.reason}")
+        reason = self.reason.partition("\n")[0]
+        parts.append(f"{self.state}: {reason}" if reason else self.state)
         return "  ".join(parts)
 
     def __str__(self) -> str:
@@ -88,9 +89,11 @@ class Record:
                 self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """The membership is over because of `error`."""
+        """The membership is over because of `error`; only the first counts."""
         with self._changed:
-            self.error = self.error or error
+            if self.error is not None:
+                return
+            self.error = error
         self.set(state="failed", reason=str(error))
 
     def add_round(self, entry: dict[str, Any]) -> None:

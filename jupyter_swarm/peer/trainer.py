@@ -78,7 +78,7 @@ class Trainer:
 
     def digest(self) -> str:
         """SHA-256 of the whole view; the same on all peers at the same version. '' before the first parameters."""
-        return self._member.view.digest_all() if self._member else ""
+        return self._member.digest() if self._member else ""
 
     # --- the link's thread
 
@@ -126,6 +126,8 @@ class Trainer:
                 SwarmError("The trainer failed.", f"{type(error).__name__}: {error}", "Report this, then join again.")
             )
         finally:
+            if self._member is not None:
+                self._member.arrivals.close()
             self._link.close("left" if self.record.error is None else str(self.record.error))
             self._identity.release()
             self.record.set(state="left", reason="")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 import torch
 
+from jupyter_swarm.peer import arrivals
 from jupyter_swarm.peer.alone import Training
 from jupyter_swarm.peer.compute import prepare
 from jupyter_swarm.peer.recipe import Recipe
@@ -174,6 +176,44 @@ def test_a_commit_without_all_its_packets_means_a_new_snapshot(room: Classroom) 
     assert desk.member.version == 0
     room.offer(desk)
     assert desk.member.version == 1
+    assert desk.member.view.digest_all() == room.view.digest_all()
+
+
+def test_a_peer_far_behind_applies_every_round(room: Classroom) -> None:
+    fast, slow = room.join(), room.join()
+    commits = []
+    for _ in range(12):
+        room.train(fast, 12)
+        frames = room.packets([room.collect(fast)])
+        room.deliver(fast, frames)
+        for frame in frames:
+            slow.member.arrivals.take(frame)
+        commits.append(room.commit())
+    for commit in commits:
+        slow.member.handle(commit)
+    assert slow.member.version == 12
+    assert slow.member.view.digest_all() == room.view.digest_all()
+
+
+def test_packets_beyond_what_may_wait_hold_up_the_link_until_a_round_is_applied(
+    room: Classroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "KEPT_BYTES", 1)
+    desk = room.join()
+    room.train(desk, 12)
+    frames, commits = [room.packets([room.collect(desk)])], [room.commit()]
+    other = room.join()
+    room.train(other, 12)
+    frames.append(room.packets([room.collect(other)]))
+    commits.append(room.commit())
+    receiving = threading.Thread(target=lambda: [desk.member.arrivals.take(frame) for part in frames for frame in part])
+    receiving.start()
+    receiving.join(0.2)
+    assert receiving.is_alive()
+    desk.member.handle(commits[0])
+    receiving.join(10)
+    assert not receiving.is_alive()
+    desk.member.handle(commits[1])
     assert desk.member.view.digest_all() == room.view.digest_all()
 
 
