@@ -86,8 +86,9 @@ class SwarmExtension(ExtensionApp):
         self.handlers.extend(routes(gate, self._invite_base))
 
     def current_activity(self) -> dict[str, Any] | None:  # type: ignore[override]
-        """The sessions that somebody has been active in lately, which keep the server from shutting itself down."""
-        return {"sessions": self.manager.live} if self.manager.live else None
+        """The sessions with peers in them, which keep the server from shutting itself down for idleness."""
+        attended = self.manager.attended
+        return {"sessions": attended} if attended else None
 
     async def stop_extension(self) -> None:
         """End the sessions' connections and close the store, in at most `stop_seconds`."""

@@ -116,6 +116,11 @@ class SessionManager:
         """The ids of the sessions that run or are paused on this server."""
         return [name for name, runtime in self._runtimes.items() if runtime.status().state != "finished"]
 
+    @property
+    def attended(self) -> list[str]:
+        """The ids of the live sessions that peers are connected to."""
+        return [name for name in self.live if self._runtimes[name].status().peers]
+
     # --- sessions
 
     async def open(self, spec: SessionSpec, layout: Layout) -> str:

@@ -149,11 +149,9 @@ class Swarm:
     async def close(self) -> None:
         for socket in self._sockets:
             socket.close()
-            while await socket.read_message() is not None:
-                pass
         await self.extension.stop_extension()
         # The server's ends of the sockets are closed a little later than ours.
-        ours = [task for task in asyncio.all_tasks() if "Connection." in repr(task.get_coro())]
+        ours = [task for task in asyncio.all_tasks() if "Connection." in repr(task) or "WatchSocket." in repr(task)]
         await asyncio.gather(*ours, return_exceptions=True)
 
 
