@@ -9,13 +9,14 @@ from ..protocol.layout import Stream
 from ..protocol.messages import Accepted, Announce, Dropped, Expect, Forget, Grant, Staged, StageFailed
 from ..protocol.rules import LOSSLESS, Codec
 from . import work
-from .effects import Effect, Tell
+from .effects import Disconnect, Effect, Tell
 from .state import Contribution, Lease, Peer, State
 
 LEAST_UPLOAD_SECONDS = 5.0
 MOST_UPLOAD_SECONDS = 3600.0
 ASSUMED_UPLOAD_RATE = 1e6
 """Bytes per second that a peer's first upload is assumed to reach (8 Mbit/s)."""
+HOLDER_STRIKES = 2
 REMEMBERED_NORMS = 51
 NORMS_BEFORE_LIMIT = 8
 """So many accepted norms make a median that others are measured by."""
@@ -28,20 +29,20 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         # Its leases went back when that attempt ended, and the peer asks for work after the commit or abort.
         reason = f"attempt {message.attempt} at round {message.round} is over"
         return [Tell(peer.id, Dropped(state.generation, message.key, reason))]
-    owned = [state.book.leases[lease] for lease in message.leases if lease in state.book.leases]
-    mine = [lease for lease in owned if lease.peer == peer.id]
-    if any(lease.contribution and current.contributions[lease.contribution].key == message.key for lease in mine):
+    if message.key <= peer.key:
         return []
-    held = [lease for lease in mine if lease.state == "done"]
+    peer.key = message.key
+    owned = [state.book.leases[lease] for lease in message.leases if lease in state.book.leases]
+    held = [lease for lease in owned if lease.peer == peer.id and lease.state == "done"]
     peer.contribute_by = 0.0
     if state.phase != "open":
         return _refuse(state, peer, message.key, "the shards are being handed to other holders", now)
     if not held or len(held) != len(message.leases) or len(set(message.leases)) != len(held):
         reason = "some of its samples were given to another peer meanwhile"
-        return _refuse(state, peer, message.key, reason, now) + work.strike(state, peer, reason)
+        return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
     if message.base_version != state.version:
         reason = f"it starts from version {message.base_version}, the round from {state.version}"
-        return _refuse(state, peer, message.key, reason, now) + work.strike(state, peer, reason)
+        return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
     weight = sum(lease.count for lease in held)
     reason = _bad_numbers(state, message, weight)
     if reason:
@@ -138,6 +139,7 @@ def staged(state: State, holder: str, message: Staged, now: float) -> list[Effec
     if holder not in state.holding():
         return []
     contribution.staged.append(holder)
+    state.holders[holder].strikes = 0
     for stream, square in message.squares.items():
         contribution.squares[stream] = contribution.squares.get(stream, 0.0) + square
     if len(contribution.staged) < len(state.holding()):
@@ -221,10 +223,25 @@ def overdue(state: State, now: float) -> list[Effect]:
     """Drop the uploads whose time is over. The next one of that peer gets twice the time."""
     effects: list[Effect] = []
     late = [c for c in state.round.contributions.values() if c.state == "granted" and c.deadline < now]
+    silent: set[str] = set()
     for contribution in late:
+        if contribution.staged:
+            silent.update(set(state.holding()) - set(contribution.staged))
         peer = state.peers[contribution.peer]
         peer.upload_rate = (peer.upload_rate or ASSUMED_UPLOAD_RATE) / 2
         reason = f"its upload took longer than {now - contribution.granted_at:.0f} s"
         effects += work.strike(state, peer, reason)
         effects += drop(state, contribution, reason, now)
+    return effects + _silent_holders(state, silent)
+
+
+def _silent_holders(state: State, names: set[str]) -> list[Effect]:
+    """It may be the peer that is slow or the holder: one that gets nothing twice in a row goes (not the server's own,
+    which is the first), before a peer is paused for it."""
+    effects: list[Effect] = []
+    for number, holder in enumerate(state.holders.values()):
+        if holder.id in names:
+            holder.strikes += 1
+            if number and holder.strikes >= HOLDER_STRIKES:
+                effects.append(Disconnect(holder.id, "contributions did not arrive at it in time"))
     return effects

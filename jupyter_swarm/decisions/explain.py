@@ -84,6 +84,8 @@ def _of_round(state: State, now: float) -> str:
 
 def explain_peer(state: State, peer: Peer) -> tuple[str, str]:
     """What one peer is doing: a word for programs, the reason for people."""
+    if state.phase == "finished":
+        return "finished", "the session has ended"
     if peer.paused:
         return "paused", peer.paused
     if not peer.synced:

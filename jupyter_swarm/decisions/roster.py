@@ -36,6 +36,7 @@ def _holder_joined(state: State, event: MemberJoined, now: float) -> list[Effect
 def syncing(state: State, peer: Peer, now: float) -> list[Effect]:
     """A peer fetches the parameters. What it had before, it has forgotten."""
     peer.synced = False
+    peer.version = -1
     peer.contribute_by = 0.0
     state.count_peers()
     state.waiting.pop(peer.id, None)

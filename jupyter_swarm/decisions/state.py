@@ -62,7 +62,11 @@ class Book(msgspec.Struct):
 
 
 class Peer(msgspec.Struct):
-    """A member that trains. Rates are measured here: `speed` in samples, `upload_rate` in bytes per second."""
+    """A member that trains. Rates are measured here: `speed` in samples, `upload_rate` in bytes per second.
+
+    strikes: how often in a row it was too slow or refused; failures: how many leases failed in a row; contribute_by:
+    when its announcement is due (0: it was not asked for one); key: the last one it announced.
+    """
 
     id: str
     name: str
@@ -78,14 +82,16 @@ class Peer(msgspec.Struct):
     leases: list[int] = []
     contributions: list[int] = []
     contribute_by: float = 0.0
+    key: int = -1
     samples: int = 0
 
 
 class Holder(msgspec.Struct):
-    """A member that keeps these shards."""
+    """A member that keeps these shards. `strikes`: how often in a row a part did not arrive at it, but at others."""
 
     id: str
     shards: tuple[int, ...] = ()
+    strikes: int = 0
 
 
 class Contribution(msgspec.Struct):

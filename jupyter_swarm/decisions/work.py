@@ -17,7 +17,7 @@ STRIKES = 3
 
 def want_work(state: State, peer: Peer, version: int, now: float) -> list[Effect]:
     """A peer has nothing to compute. One whose view is old will ask again after the commits on their way to it."""
-    peer.version = version
+    peer.version = max(peer.version, version)
     wait(state, peer)
     return serve(state, peer, now)
 
@@ -128,7 +128,9 @@ def _failed(state: State, peer: Peer, lease: Lease, reason: str, now: float) -> 
         given_up = " They are left out." if lease.failures else ""
         text = f"{peer.name} could not evaluate samples {lease.start} to {lease.stop - 1}: {reason}.{given_up}"
         return [Note("warning", text, peer.id)]
-    peer.failures += 1
+    if not lease.failures or state.crowd.active <= 1:
+        # Samples that failed on another peer before say nothing about this one.
+        peer.failures += 1
     effects = fail(state, lease, reason, now)
     if peer.failures >= STRIKES and not peer.paused:
         effects.append(pause_peer(state, peer, f"its last {STRIKES} leases failed: {reason}"))
