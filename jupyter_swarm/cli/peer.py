@@ -46,10 +46,11 @@ def run(chosen: argparse.Namespace) -> int:
     import torch
 
     from ..peer import api, parent
+    from ..peer.session import Session
 
     joined: list[Session] = []
     if chosen.parent is not None:
-        parent.end_with(chosen.parent, lambda: [session.leave(1.0) for session in joined])
+        parent.end_with(chosen.parent, lambda: list(map(Session.leave, joined)))
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     session = api.join(chosen.invite, chosen.name, agree=chosen.agree)

@@ -9,7 +9,7 @@ from typing import Any
 from ...protocol.errors import SettingError
 
 LEAST_PEERS = 4
-LEAST_ROUNDS = 12
+LEAST_ROUNDS = 30
 
 _DESCRIPTION = """
 See it all at work on this machine, without a browser: a Jupyter server with our extension, four kernels, one model.

@@ -16,7 +16,7 @@ class Slowed:
     """`with Slowed(process)`: a slower computer. The process is stopped most of the time, `stopped` seconds for each
     `running` seconds that it may run."""
 
-    def __init__(self, process: psutil.Process, running: float = 0.02, stopped: float = 0.04) -> None:
+    def __init__(self, process: psutil.Process, running: float = 0.003, stopped: float = 0.012) -> None:
         self._process = process
         self._running = running
         self._stopped = stopped

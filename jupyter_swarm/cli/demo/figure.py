@@ -12,10 +12,12 @@ from .findings import Stored
 
 _INCHES = (9.0, 8.0)
 _DPI = 110
+_COLORS = ("tab:gray", "tab:orange", "tab:red", "tab:purple", "tab:cyan", "tab:olive", "tab:brown", "tab:pink")
 
 
-def draw(stored: Stored, marks: dict[str, int], path: Path) -> None:
-    """Write the figure as PNG. marks: what happened, and in which round."""
+def draw(stored: Stored, marks: dict[str, tuple[str, int]], path: Path) -> None:
+    """Write the figure as PNG. marks: for some peers what happened to them, and in which round."""
+    colors = {name: _COLORS[number % len(_COLORS)] for number, name in enumerate(stored.names.values())}
     figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy, shares = figure.subplots(3, 1, sharex=True)
@@ -32,32 +34,28 @@ def draw(stored: Stored, marks: dict[str, int], path: Path) -> None:
         last, value = points[-1]
         accuracy.annotate(f"{value:.1%}", (last, value), (-6, -14), textcoords="offset points", ha="right")
 
-    _shares(shares, stored)
+    _shares(shares, stored, colors)
     shares.set_xlabel("round")
     for axes in (loss, accuracy, shares):
         axes.grid(alpha=0.3)
-        for number, (_, round_) in enumerate(marks.items()):
-            axes.axvline(round_, color=f"C{number + 1}", linestyle="--", linewidth=1.2)
-    for number, (text, round_) in enumerate(marks.items()):
+        for name, (_, round_) in marks.items():
+            axes.axvline(round_, color=colors[name], linestyle="--", linewidth=1.5)
+    for line, (name, (text, round_)) in enumerate(marks.items()):
         loss.annotate(
-            text, (round_, 0.97), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-            va="top", color=f"C{number + 1}",
+            f"{name}: {text}", (round_, 0.96 - 0.12 * line), (4, 0), xycoords=("data", "axes fraction"),
+            textcoords="offset points", va="top", color=colors[name],
         )  # fmt: skip
     figure.suptitle(f"One model, {len(stored.names)} kernels, {len(stored.records)} rounds")
     figure.savefig(path)
 
 
-def _shares(axes: Axes, stored: Stored) -> None:
+def _shares(axes: Axes, stored: Stored, colors: dict[str, str]) -> None:
     """Samples of each round by who computed them, stacked."""
-    members = list(stored.names)
     heights = [
         [sum(part.weight for part in record.contributors if part.peer == member) for record in stored.records]
-        for member in members
+        for member in stored.names
     ]
     rounds = [record.round for record in stored.records]
-    axes.stackplot(
-        rounds, heights, labels=[stored.names[member] for member in members], step="mid", alpha=0.85,
-        colors=["tab:gray", "tab:orange", "tab:red", "tab:purple", "tab:cyan", "tab:olive", "tab:brown", "tab:pink"],
-    )  # fmt: skip
+    axes.stackplot(rounds, heights, labels=list(colors), colors=list(colors.values()), step="mid", alpha=0.85)
     axes.set_ylabel("samples computed by")
-    axes.legend(loc="center left", fontsize="small", framealpha=0.9)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

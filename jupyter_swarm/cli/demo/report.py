@@ -29,7 +29,7 @@ def give(
     late = joined_in(stored, LATE)
     digests = {**played.digests, "server's disk": stored.digest}
     equal = len(set(digests.values())) == 1 and set(played.versions.values()) == {len(stored.records)}
-    marks = {f"{LATE} joins": late} | ({f"{KILLED} is killed": killed.round} if killed else {})
+    marks = {LATE: ("joins", late)} | ({KILLED: ("SIGKILL", killed.round)} if killed else {})
     accuracy = [row.mean for row in sorted(stored.metrics, key=lambda row: row.version)
                 if row.name == "held_out_accuracy"]  # fmt: skip
     facts: dict[str, Any] = {

@@ -108,12 +108,6 @@ class Server:
         ]
         if getattr(os, "geteuid", lambda: 1)() == 0:
             command.append("--allow-root")
-        # Ctrl-C in the terminal is for the demo alone, which then ends the server in order.
-        detached: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
         with self._log.open("wb") as log:
             self._watcher = subprocess.Popen(
                 [sys.executable, "-m", watch.__name__, "--remove", str(self.folder), "--", *command],
@@ -121,7 +115,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(),
-                **detached,
+                **_detached(),
             )
 
     def _environment(self) -> dict[str, str]:
@@ -154,6 +148,13 @@ class Server:
         raise SwarmError(
             "The demo's Jupyter server did not start.", self.log_end(), "Try: jupyter server --no-browser --port 0"
         )
+
+
+def _detached() -> dict[str, Any]:
+    """How to start a process that Ctrl-C in the terminal does not reach: it is for the demo, which then ends it."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
 
 
 def _free_port() -> int:

@@ -48,13 +48,12 @@ class Watch:
         self._thread.join()
 
     def wait_for(self, condition: Callable[[Watch], bool], until: float) -> None:
-        """Wait until `condition` holds, at most until time.monotonic() is `until`. Raises `SwarmError`."""
+        """Wait until `condition` holds, at most until time.monotonic() is `until`. Raises `SwarmError`, also at once
+        if nothing can come any more."""
         with self._changed:
-            if self._changed.wait_for(lambda: condition(self) or self._over, until - time.monotonic()) and not (
-                self._over and not condition(self)
-            ):
-                return
-        raise SwarmError("The demo's session does not get on.", str(self.status.get("reason", "")))
+            self._changed.wait_for(lambda: condition(self) or self._stuck, until - time.monotonic())
+            if not condition(self):
+                raise SwarmError("The demo's session does not get on.", str(self.status.get("reason", "")))
 
     def reached(self, round_: int) -> Callable[[Watch], bool]:
         """The condition that so many rounds are committed, or that there will be no more."""
@@ -63,6 +62,10 @@ class Watch:
     @property
     def finished(self) -> bool:
         return self.status.get("state") == "finished"
+
+    @property
+    def _stuck(self) -> bool:
+        return self._over or self.status.get("state") == "paused"
 
     def _read(self) -> None:
         try:
