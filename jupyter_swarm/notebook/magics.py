@@ -81,7 +81,9 @@ def _split(text: str) -> list[str]:
 
 
 def _no_arguments(name: str, description: str) -> _Parser:
-    return _Parser(prog=f"%swarm {name}", description=description, formatter_class=HelpFormatter)  # type: ignore[no-untyped-call]
+    return _Parser(  # type: ignore[no-untyped-call]
+        prog=f"%swarm {name}", description=description, formatter_class=HelpFormatter, add_help=True
+    )
 
 
 def _host_arguments() -> _Parser:

@@ -42,6 +42,7 @@ class Arrivals:
         self._changed = threading.Condition()
         self._closed = False
         self._generation = 0
+        self._done = 0
         self._packets: dict[tuple[int, int], PacketSet] = {}
         self._received: Counter[tuple[int, int]] = Counter()
         self._bytes: Counter[tuple[int, int]] = Counter()
@@ -53,6 +54,7 @@ class Arrivals:
         """Forget everything; from now on frames of `generation` count."""
         with self._changed:
             self._generation = generation
+            self._done = 0
             self._packets.clear()
             self._received.clear()
             self._bytes.clear()
@@ -64,12 +66,16 @@ class Arrivals:
         with self._changed:
             self._snapshot = snapshot
 
+    def has(self, version: int) -> None:
+        """The view is at `version`: packets that lead there are late."""
+        with self._changed:
+            self._forget_up_to(version)
+
     def packets_of(self, round_: int, attempt: int) -> PacketSet | None:
         """Hand over the packets of a committed round, if all are here, and forget those of older ones."""
         with self._changed:
             packets = self._packets.get((round_, attempt))
-            for key in [key for key in self._packets if key[0] <= round_]:
-                self._drop(key)
+            self._forget_up_to(round_)
         return packets if packets is not None and packets.complete else None
 
     def drop(self, round_: int, attempt: int) -> None:
@@ -95,9 +101,9 @@ class Arrivals:
     def _take_packet(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
         key = (header.round, header.attempt)
         with self._changed:
-            if key not in self._packets:
+            if key not in self._packets and header.round > self._done:
                 self._make_room(header.round)
-            if header.generation != self._generation:
+            if header.generation != self._generation or header.round <= self._done:
                 return
             if key not in self._packets:
                 self._packets[key] = PacketSet(self._layout, self._rule, self.session, self._generation, *key)
@@ -129,6 +135,11 @@ class Arrivals:
                 self._snapshot = None
         if complete or problem:
             self._post(SnapshotArrived(header.number, problem))
+
+    def _forget_up_to(self, round_: int) -> None:
+        self._done = round_
+        for key in [key for key in self._packets if key[0] <= round_]:
+            self._drop(key)
 
     def _drop(self, key: tuple[int, int]) -> None:
         self._packets.pop(key, None)

@@ -181,6 +181,7 @@ class Member:
         self._syncing = False
         self._offer = None
         self.version = version
+        self.arrivals.has(version)
         self._begin()
         self._record.set(version=self.version)
         self._idle("")

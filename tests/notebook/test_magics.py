@@ -52,7 +52,7 @@ def test_an_unknown_subcommand_suggests_the_nearest(
         ("join", "usage: %swarm join"),
         ("host --rounds many", "invalid int value"),
         ("host 'half", "No closing quotation"),
-        ("join -h", "--agree"),
+        ("join -h", "agreed to beforehand"),
     ],
 )
 def test_what_goes_wrong_is_said_in_words(

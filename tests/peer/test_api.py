@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from jupyter_swarm.peer import api
 from jupyter_swarm.peer.client import Client
 from jupyter_swarm.peer.recipe import Recipe
-from jupyter_swarm.peer.record import Status
+from jupyter_swarm.peer.record import Record, Status
 from jupyter_swarm.protocol.errors import InviteError, LinkError, RecipeError, SessionError, SettingError
 from jupyter_swarm.protocol.invites import Invite, new_secret
 from jupyter_swarm.protocol.layout import Stream
@@ -192,6 +193,41 @@ def test_an_interrupt_pauses_this_kernel_and_the_session_lives(
     reached = session.status().version
     session.resume()
     reaches(session, lambda status: status.version > reached + 3)
+
+
+def test_an_interrupt_while_joining_leaves_nothing_behind(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosted = api.host(recipe(), rounds=LONG, train=False, server=server.url)
+
+    def interrupted(*args: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api.join(hosted.invite().link, agree=hosted.recipe.sha256)
+    assert swarm_threads() == []
+    reaches(api.join(hosted.invite().link, agree=hosted.recipe.sha256), lambda status: status.version >= 1)
+
+
+def test_training_alone_can_be_interrupted_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    rounds: list[int] = []
+
+    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        rounds.append(len(batch[0]))
+        if len(rounds) == 8:
+            raise KeyboardInterrupt
+        return recipe().loss(model, batch)
+
+    training = api.train(msgspec.structs.replace(recipe(), loss=loss), rounds=5)
+    assert 0 < training.round < 5
+    assert "run(rounds) goes on" in capsys.readouterr().out
+    reached = training.round
+    assert training.run(2).round == reached + 2
+
+
+def test_training_alone_needs_a_number_of_rounds() -> None:
+    with pytest.raises(SettingError, match="how many rounds"):
+        api.train(recipe(PLAIN.replace("rounds=4", "rounds=0")))
 
 
 def test_pause_and_resume_and_stop(server: Server) -> None:
