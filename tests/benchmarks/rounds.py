@@ -49,7 +49,7 @@ def swarm(elements: int, rounds: int) -> Figures:
         recipe = load_recipe(path)
         last = WARM_UP + rounds
         session = host(
-            recipe, rounds=last + 1, train=False, server=here.owner_url, minimum_peers=PEERS, evaluate_every=0,
+            recipe, rounds=0, train=False, server=here.owner_url, minimum_peers=PEERS, evaluate_every=0,
             snapshot_rounds=10**6,
         )  # fmt: skip
         link, identity = session.invite("peer").link, session.id
@@ -70,7 +70,6 @@ def swarm(elements: int, rounds: int) -> Figures:
         before = _used(here, identity, processes)
         wait_until(lambda: reached(last), "the measured rounds", _PATIENCE, every=0.2)
         after = _used(here, identity, processes)
-        # One round is left, so that all processes are still there to be looked at.
         records = [record for record in client.records(identity) if record["round"] <= last]
     whole = [len(record["contributors"]) == PEERS for record in records]
     seconds = [
