@@ -47,6 +47,7 @@ class Arrivals:
         self._received: Counter[tuple[int, int]] = Counter()
         self._bytes: Counter[tuple[int, int]] = Counter()
         self._snapshot: SnapshotSet | None = None
+        self._number = 0
         codecs = packet_codecs(rule)
         self._frames_a_round = sum(len(shard.chunks()) for shard in layout.shards if shard.stream in codecs)
 
@@ -61,10 +62,11 @@ class Arrivals:
             self._snapshot = None
             self._changed.notify_all()
 
-    def expect(self, snapshot: SnapshotSet) -> None:
-        """Chunks of `snapshot` go into its view as they come."""
+    def expect(self, snapshot: SnapshotSet, number: int) -> None:
+        """Chunks of `snapshot`, which was offered as `number`, go into its view as they come."""
         with self._changed:
             self._snapshot = snapshot
+            self._number = number
 
     def has(self, version: int) -> None:
         """The view is at `version`: packets that lead there are late."""
@@ -125,7 +127,7 @@ class Arrivals:
     def _take_chunk(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
         problem = ""
         with self._changed:
-            if self._snapshot is None:
+            if self._snapshot is None or header.number != self._number:
                 return
             try:
                 complete = self._snapshot.add(frame)

@@ -157,6 +157,8 @@ class Member:
         self._port.send(WantSnapshot(self.generation))
 
     def _offered(self, offer: SnapshotOffer) -> None:
+        if not self._syncing:
+            return
         self._offer = offer
         snapshot = SnapshotSet(self.view, self.arrivals.session, self.generation, offer.number, offer.digests)
         missing = snapshot.missing
@@ -165,7 +167,7 @@ class Member:
             return
         # Until the last chunk is in, the view is a mixture.
         self.version = -1
-        self.arrivals.expect(snapshot)
+        self.arrivals.expect(snapshot, offer.number)
         self._port.send(WantSnapshot(self.generation, offer.number, missing))
 
     def snapshot_arrived(self, event: SnapshotArrived) -> None:

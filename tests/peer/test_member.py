@@ -24,6 +24,7 @@ from jupyter_swarm.protocol.messages import (
     Dropped,
     LeaseDone,
     Resync,
+    SnapshotOffer,
     Synced,
     ViewDigest,
     WantSnapshot,
@@ -70,6 +71,24 @@ def test_a_damaged_chunk_is_not_taken_and_is_asked_for_again(room: Classroom) ->
     assert desk.member.version == -1
     room.offer(desk)
     assert desk.member.view.digest_all() == room.view.digest_all()
+
+
+def test_chunks_of_an_earlier_offer_are_ignored(room: Classroom) -> None:
+    desk = room.join()
+    spoil(desk)
+    desk.member.handle(Resync(1, "another digest"))
+    desk.member.handle(SnapshotOffer(1, 50, 0, room.view.chunk_digests()))
+    desk.member.handle(SnapshotOffer(1, 51, 0, room.view.chunk_digests()))
+    wanted = desk.wire.take(WantSnapshot)[-1]
+    assert isinstance(wanted, WantSnapshot)
+    for number in (50, 51):
+        for frame in room.chunks(number, wanted.chunks):
+            desk.member.arrivals.take(frame)
+    desk.member.snapshot_arrived(desk.inbox.get())
+    assert desk.member.view.digest_all() == room.view.digest_all()
+    desk.wire.sent.clear()
+    desk.member.handle(SnapshotOffer(1, 52, 0, ()))
+    assert desk.wire.sent == [], "an offer that nobody waits for any more"
 
 
 def flipped(frame: memoryview) -> bytes:
