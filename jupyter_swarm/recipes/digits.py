@@ -42,7 +42,8 @@ def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
 
 def accuracy(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     images, labels = batch
-    return (model(images).argmax(1) == labels).float().mean()
+    guesses: torch.Tensor = model(images).argmax(1)
+    return (guesses == labels).float().mean()
 
 
 recipe = Recipe(
