@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Holder:
         self._staging: dict[int, Staging] = {}
         self._merged: tuple[int, int] | None = None
         self._ready = False
-        self._writer = FrameWriter()
+        self._writer = FrameWriter(kept=False)
         self._scratch = new_scratch()
 
     # --- taking shards over
@@ -172,7 +173,7 @@ class Holder:
         return into
 
     def step(self, prepare: Prepare, norm: float) -> Iterator[memoryview]:
-        """Take the step from what `merge` left; yields the packets' frames, each valid until the next is asked for.
+        """Take the step from what `merge` left; yields the packets' frames, each in memory of its own.
 
         `norm` is the L2 norm of the merged gradient over all holders, used if `clip_norm` is set. When the iterator is
         exhausted, `digests` describes the packets and `install` is allowed. Raises `Refusal` if a result is not finite.
@@ -184,19 +185,20 @@ class Holder:
         scale = min(1.0, prepare.clip_norm / (norm + 1e-6)) if prepare.clip_norm > 0 else 1.0
         envelope = Envelope(Kind.PACKET, self._tag, self.generation, prepare.round, attempt=prepare.attempt)
         digests = []
-        for held in self._held.values():
-            if not held.changes:
-                continue
-            digest, size = hashlib.sha256(), 0
-            for start, count in held.shard.chunks():
-                if held.shard.stream == Stream.PARAMETERS:
-                    self._optimize(held, start, count, prepare, scale)
-                frame = self._packet(held, start, count, envelope)
-                digest.update(payload_of(frame))
-                size += len(payload_of(frame))
-                yield frame
-            digests.append(ShardDigest(held.shard.index, size, digest.hexdigest()))
-        self.digests = tuple(digests)
+        with ThreadPoolExecutor(1, thread_name_prefix="swarm-digest") as beside:
+            for held in self._held.values():
+                if not held.changes:
+                    continue
+                digest, size = hashlib.sha256(), 0
+                for start, count in held.shard.chunks():
+                    if held.shard.stream == Stream.PARAMETERS:
+                        self._optimize(held, start, count, prepare, scale)
+                    frame = self._packet(held, start, count, envelope)
+                    beside.submit(digest.update, payload_of(frame))
+                    size += len(payload_of(frame))
+                    yield frame
+                digests.append((held.shard.index, size, digest))
+        self.digests = tuple(ShardDigest(index, size, digest.hexdigest()) for index, size, digest in digests)
         self._ready = True
 
     def _optimize(self, held: HeldShard, start: int, count: int, prepare: Prepare, scale: float) -> None:
@@ -274,8 +276,6 @@ class Holder:
     def state_frames(self) -> Iterator[memoryview]:
         """STATE frames of all shards held: the view in its section's stream, then OPTIMIZER frames whose `number` is
         the slot's index; behind the optimizer's slots comes the master, if it differs from the view.
-
-        Each frame is valid until the next is asked for, and lies in the same buffer as those of `step`.
         """
         for held in self._held.values():
             shard = held.shard

@@ -1,10 +1,11 @@
-"""The frames of a contribution or a snapshot, one after the other in one kept buffer."""
+"""Building frames: those of a contribution, a packet or a snapshot, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES, Header, Kind
@@ -27,25 +28,27 @@ class Envelope(NamedTuple):
 
 
 class FrameWriter:
-    """Builds frames in a buffer that it keeps: a frame is valid until the next one is asked for."""
+    """Builds frames: with `kept` all in one buffer, so that each is valid until the next one is asked for, else each
+    in memory of its own."""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray(MAX_FRAME_BYTES)
-        self._view = memoryview(self._buffer)
-        self._payload = self._view[HEADER_BYTES:]
+    def __init__(self, kept: bool = True) -> None:
+        self._kept = memoryview(bytearray(MAX_FRAME_BYTES)) if kept else None
         self._scratch = new_scratch()
 
     def frame(
         self, envelope: Envelope, stream: Stream, codec: Codec, shard: int, start: int, values: Tensor
     ) -> memoryview:
         """Header and encoded `values` (1-D, at most a chunk)."""
-        size = encode(codec, values, self._payload, self._scratch)
+        size = encoded_bytes(codec, values.numel())
+        # Not a bytearray, which would be filled with zeros first.
+        room = np.empty(HEADER_BYTES + size, np.uint8).data if self._kept is None else self._kept
+        encode(codec, values, room[HEADER_BYTES:], self._scratch)
         header = Header(
             envelope.kind, stream, codec, envelope.session, envelope.generation, envelope.round, envelope.number,
             shard, start, values.numel(), size, attempt=envelope.attempt,
         )  # fmt: skip
-        header.pack_into(self._view)
-        return self._view[: HEADER_BYTES + size]
+        header.pack_into(room)
+        return room[: HEADER_BYTES + size]
 
 
 def contribution_bytes(contribution: FlatVector, rule: RoundRule) -> int:
