@@ -174,7 +174,7 @@ class Holding:
         async with self._state_lock:
             try:
                 version, step, state = await self._whole_state()
-                await session.in_thread(session.numbers.save, version, state, step)
+                await session.in_thread(session.numbers.save, version, state, step, session.joining.needed(version))
             except SwarmError as error:
                 reason = " ".join(str(error).split("\n"))
                 session.note("error", f"No snapshot was written after round {session.state.version}: {reason}")

@@ -1,7 +1,8 @@
 """How a peer comes to have the current version: from a pinned snapshot, then the packets of the rounds since.
 
 The journal is what waits for a slow joiner, not memory: its packets are read when it is ready for them. A joiner for
-which even the journal has moved on gets a new snapshot once; the second time it is told that its link is too slow.
+which even the journal has moved on gets a new snapshot once; the second time it is told that its link is too slow. The
+journal waits: packets that a joiner will need stay, within bounds, when a snapshot replaces them for a restart.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 PIN_AGE = 4
 """A pinned snapshot is shared with later joiners while it is at most so many versions old."""
 PINS_KEPT = 2
+ROUNDS_KEPT = 1000
+BYTES_KEPT = 4 << 30
+"""For joiners the packets of so many rounds are kept at most."""
 SNAPSHOTS = 2
 """A joiner that falls behind the journal after so many snapshots has too slow a link."""
 DIGESTS_KEPT = 8
@@ -61,7 +65,7 @@ class Joining:
         pin = next((pin for pin in self._pins if pin.number == message.number), None)
         if pin is None:
             pin = await self._pin()
-            attached.pin = pin.number
+            attached.pin, attached.behind = pin.number, pin.version
             attached.connection.send(
                 m.SnapshotOffer(self.session.generation, pin.number, pin.version, pin.chunk_digests)
             )
@@ -83,11 +87,17 @@ class Joining:
         used = {attached.pin for attached in self.session.members.peers()}
         self._pins = [pin for pin in self._pins if pin.number in used]
 
+    def needed(self, version: int) -> int:
+        """The version after which the journal must keep the packets of rounds, for those who will ask for them."""
+        rounds = min(ROUNDS_KEPT, BYTES_KEPT // (4 * self.session.layout.elements))
+        behind = [attached.behind for attached in self.session.members.peers() if attached.behind is not None]
+        return max(min([version, *behind, *(pin.version for pin in self._pins)]), version - rounds)
+
     async def _synced(self, attached: Attached, message: m.Synced) -> None:
         """A peer has a whole view: check it if that is possible, send the rounds since, then let it follow live."""
         session = self.session
         pin = next((pin for pin in self._pins if pin.version == message.version), None)
-        attached.pin = 0
+        attached.pin, attached.behind = 0, message.version
         if message.version > session.state.version or (pin is not None and pin.digest != message.digest):
             self.resync(attached, "your view is not the class's")
             return
@@ -99,14 +109,14 @@ class Joining:
             except StoreError:
                 self._fell_behind(attached)
                 return
-            version += 1
+            attached.behind = version = version + 1
         self._follow(attached, message)
 
     def _follow(self, attached: Attached, message: m.Synced) -> None:
         """From here on the peer gets packets as they come; those of the attempt under way that went out already come
         first. No await in here: nothing may happen in between."""
         session = self.session
-        attached.feed = "live"
+        attached.feed, attached.behind = "live", None
         for frame in session.delivery.sent:
             attached.connection.send_frame(frame)
         session.handle(Said(attached.id, message))

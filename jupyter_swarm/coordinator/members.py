@@ -19,7 +19,7 @@ Feed = Literal["none", "catching up", "live"]
 
 class Attached:
     """A member on a connection. `sending`: what brings it up to date at the moment; `pin`: the number of the snapshot
-    that it fetches, or 0."""
+    that it fetches, or 0; `behind`: the version after which it needs the packets of past rounds, if it does."""
 
     def __init__(self, member: Member, connection: Connection, device: str) -> None:
         self.member = member
@@ -28,6 +28,7 @@ class Attached:
         self.feed: Feed = "none"
         self.sending: asyncio.Task[None] | None = None
         self.pin = 0
+        self.behind: int | None = None
         self.restarts = 0
         self.progress: dict[str, float] = {}
 

@@ -118,13 +118,13 @@ class Numbers:
         if packets is not None:
             packets.apply(view)
 
-    def save(self, version: int, state: State, step: int) -> None:
-        """Write a snapshot. Raises `StoreError`; the older one stays then."""
+    def save(self, version: int, state: State, step: int, keep_after: int | None = None) -> None:
+        """Write a snapshot; keep packets of rounds after `keep_after`. Raises `StoreError`; then the older stays."""
         missing = [shard.index for shard in self.layout.shards if f"{shard.index}.0" not in state]
         if missing:
             raise StoreError(f"Nobody holds shard {missing[0]} at the moment.")
         facts = snapshots.SnapshotFacts(version, self.generation, step, self.layout.digest)
-        snapshots.save(self.folder, state, facts)
+        snapshots.save(self.folder, state, facts, keep_after)
 
     def state_on_disk(self) -> State:
         """What the newest snapshot holds that is of use now. Raises `StoreError`."""

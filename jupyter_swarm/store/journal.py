@@ -147,10 +147,12 @@ class Journal:
             )
         return needed
 
-    def prune(self, snapshot: int) -> None:
-        """Remove what the durable snapshot of version `snapshot` replaces: older snapshots, rounds up to it."""
+    def prune(self, snapshot: int, keep_after: int | None = None) -> None:
+        """Remove what the durable snapshot of version `snapshot` replaces: older snapshots, rounds up to it, but none
+        after `keep_after`, which somebody still reads."""
+        last = snapshot if keep_after is None else min(snapshot, keep_after)
         old = [snapshot_file(self.folder, version) for version in snapshots_in(self.folder) if version < snapshot]
-        old += [round_file(self.folder, round) for round in rounds_in(self.folder) if round <= snapshot]
+        old += [round_file(self.folder, round) for round in rounds_in(self.folder) if round <= last]
         for path in old:
             # Windows keeps a file that somebody is reading; the next time gets it.
             with contextlib.suppress(OSError):

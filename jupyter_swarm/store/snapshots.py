@@ -41,8 +41,11 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     layout_digest: str
 
 
-def save(folder: Path, tensors: Mapping[str, torch.Tensor], facts: SnapshotFacts) -> Path:
-    """Write a session's snapshot durably, then remove what it replaces: older snapshots, rounds up to its version.
+def save(
+    folder: Path, tensors: Mapping[str, torch.Tensor], facts: SnapshotFacts, keep_after: int | None = None
+) -> Path:
+    """Write a session's snapshot durably, then remove what it replaces: older snapshots, rounds up to its version, but
+    none after `keep_after`.
 
     The tensors may not change meanwhile; no copy is made of those that are contiguous and on the CPU. Raises
     `StoreError`; the snapshot before stays in use.
@@ -71,7 +74,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], facts: SnapshotFacts
                     failpoints.reach("mid-snapshot")
         file.overwrite(head.index(_NO_DIGEST.encode()), digest.hexdigest().encode())
         file.commit()
-    Journal(folder).prune(facts.version)
+    Journal(folder).prune(facts.version, keep_after)
     return path
 
 

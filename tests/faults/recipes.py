@@ -1,0 +1,66 @@
+"""What the classes of these tests train: no dropout, no batch statistics, no momentum, so that any round can be
+computed again from its record; all sections of a layout; sizes to taste."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS, SHARD_ELEMENTS
+
+_TEXT = """
+import os
+import time
+import torch
+from torch import nn
+from jupyter_swarm import Data, EveryStep, Recipe, SGD
+
+BAD = [int(index) for index in os.environ.get("FAULTS_BAD_SAMPLES", "").split()]
+NAN = float(os.environ.get("FAULTS_NAN_CHANCE", "0"))
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(300, 16, generator=generator)
+    y = torch.tanh(x @ torch.randn(16, 1, generator=generator))
+    return Data(train=(torch.arange(260), x[:260], y[:260]), held_out=(torch.arange(40), x[260:], y[260:]))
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1))
+        self.fixed = nn.Parameter(torch.ones(5), requires_grad=False)
+        self.register_buffer("scale", torch.ones(3))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+        return self.body(x) * self.scale.mean() * self.fixed.mean()
+
+def loss(model, batch):
+    index, x, y = batch
+    if any(int(i) in BAD for i in index) or (model.training and float(torch.rand(())) < NAN):
+        return (model(x) - y).square().mean() * float("nan")
+    return (model(x) - y).square().mean()
+
+recipe = Recipe(name="faults", model=Net, data=data, loss=loss, optimizer=SGD(lr=3.0 / WIDTH),
+                strategy=EveryStep(target_batch=48, CLIP), micro_batch=16, evaluate_every=5)
+"""
+
+
+class Size(NamedTuple):
+    """A recipe and how its vector is cut."""
+
+    name: str
+    recipe: str
+    shard_elements: int
+
+
+def _recipe(width: int, clip: str = "") -> str:
+    return _TEXT.replace("WIDTH", str(width)).replace("CLIP", clip)
+
+
+MANY_SHARDS = Size("1 k parameters in 8 shards", _recipe(64), 192)
+CLIPPED = Size("1 k parameters in 8 shards, clipped", _recipe(64, "clip_norm=0.1"), 192)
+ONE_SHARD = Size("1 k parameters in 1 shard", _recipe(64), SHARD_ELEMENTS)
+CHUNKS = Size("450 k parameters in 2 shards", _recipe(25_000), CHUNK_ELEMENTS)
+SIZES = (MANY_SHARDS, CLIPPED, ONE_SHARD, CHUNKS)

@@ -1,0 +1,113 @@
+"""Kills at named points and at random moments, each in a class of its own, and what is left afterwards."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from jupyter_swarm.protocol.records import RoundRecord
+
+from .account import Account, account_for
+from .classroom import HOLDER, SERVER, Classroom, classroom
+from .recipes import CHUNKS, CLIPPED, MANY_SHARDS, ONE_SHARD, Size
+
+VICTIM = "ann"
+OTHER = "bob"
+
+
+class Kill(NamedTuple):
+    """One cell of the matrix: `nth` is the time that the victim reaches the point at which it dies."""
+
+    point: str
+    victim: str
+    holders: int
+    nth: int
+    size: Size = MANY_SHARDS
+    note: str = ""
+
+    def __str__(self) -> str:
+        holders = "1 holder" if self.holders == 1 else f"{self.holders} holders"
+        return f"{self.point}{self.note}, {self.victim}, {holders}, {self.size.name}"
+
+
+def _matrix() -> list[Kill]:
+    kills = []
+    for holders in (1, 2):
+        kills += [
+            Kill("mid-upload", VICTIM, holders, 3),
+            Kill("mid-upload", VICTIM, holders, 2, CHUNKS),
+            Kill("mid-upload", SERVER, holders, 21),
+            Kill("accepted", SERVER, holders, 4),
+            Kill("prepared", SERVER, holders, 3),
+            Kill("prepared", SERVER, holders, 2, CLIPPED),
+            Kill("half-delivered", VICTIM, holders, 3),
+            Kill("half-delivered", SERVER, holders, 3, CHUNKS),
+            Kill("before-record", SERVER, holders, 4),
+            Kill("recorded", SERVER, holders, 4),
+            # The first three files are the two blobs and the first snapshot; then each round's, and after three rounds
+            # a snapshot.
+            Kill("mid-rename", SERVER, holders, 5, note=" of packets"),
+            Kill("mid-rename", SERVER, holders, 7, note=" of a snapshot"),
+            Kill("mid-snapshot", SERVER, holders, 2),
+        ]
+    return [
+        *kills,
+        Kill("recorded", SERVER, 1, 2, ONE_SHARD),
+        Kill("mid-upload", HOLDER, 2, 13),
+        Kill("mid-upload", HOLDER, 2, 3, CHUNKS),
+        Kill("accepted", HOLDER, 2, 3),
+        Kill("prepared", HOLDER, 2, 3),
+        Kill("prepared", HOLDER, 2, 2, CLIPPED),
+        Kill("recorded", HOLDER, 2, 3),
+        Kill("mid-snapshot", HOLDER, 2, 1),
+    ]
+
+
+MATRIX = _matrix()
+
+
+def run_kill(kill: Kill, folder: Path) -> Account:
+    """Run one cell; the account of the class afterwards. Raises `Gone` if something stands still."""
+    before: list[RoundRecord] = []
+    with classroom(folder, kill.size, f"{kill.point}:{kill.nth}" if kill.victim == SERVER else "") as room:
+        if kill.holders == 2:
+            room.start_holder(f"{kill.point}:{kill.nth}" if kill.victim == HOLDER else "")
+        room.start(VICTIM, f"{kill.point}:{kill.nth}" if kill.victim == VICTIM else "")
+        room.start(OTHER)
+        room.killed(kill.victim)
+        if kill.victim == SERVER:
+            before = room.recorded()
+            room.start_server()
+        digests = room.finish()
+    return account_for(room, digests, before)
+
+
+def run_moments(seed: int, kills: int, folder: Path, size: Size = MANY_SHARDS) -> Account:
+    """One class with two holders in which `kills` times a random process dies at a random moment, and comes back."""
+    chance = random.Random(seed)
+    before: list[RoundRecord] = []
+    with classroom(folder, size) as room:
+        room.start_holder()
+        room.start(VICTIM)
+        room.start(OTHER)
+        room.wait_version(2)
+        for _ in range(kills):
+            time.sleep(chance.uniform(0.0, 0.8))
+            victim = chance.choice([SERVER, HOLDER, VICTIM, OTHER])
+            before = _kill_and_restart(room, victim, before)
+            room.wait_version(room.status()["version"] + 2)
+        digests = room.finish()
+    return account_for(room, digests, before)
+
+
+def _kill_and_restart(room: Classroom, victim: str, before: list[RoundRecord]) -> list[RoundRecord]:
+    room.kill(victim)
+    if victim != SERVER:
+        room.start(victim)
+        return before
+    recorded = room.recorded()
+    assert recorded[: len(before)] == before, "records that were there are gone"
+    room.start_server()
+    return recorded
