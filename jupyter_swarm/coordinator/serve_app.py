@@ -48,7 +48,7 @@ class SwarmServer(ServerApp):
 
     # Its own name, so that it reads its own configuration files and not those of a notebook server.
     name = "jupyter-swarm-serve"
-    default_services = ("api", "auth", "security", "shutdown")
+    default_services = ("api", "auth", "security", "shutdown")  # type: ignore[assignment]
 
     @default("contents_manager_class")
     def _no_contents(self) -> type[AsyncContentsManager]:

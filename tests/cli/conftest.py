@@ -14,13 +14,17 @@ import pytest
 from tests.cli.processes import RECIPE, Run, Served, command, wait_until
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment_in(folder: Path) -> dict[str, str]:
     """The environment variables of a user who has never used Jupyter."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY_"))}
     for variable in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
-        kept[variable] = str(tmp_path / variable.lower())
+        kept[variable] = str(folder / variable.lower())
     return kept
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return environment_in(tmp_path)
 
 
 @pytest.fixture
@@ -49,21 +53,23 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def served(environment: dict[str, str], tmp_path: Path) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all tests of a file."""
+    folder = tmp_path_factory.mktemp("served")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    storage = tmp_path / "storage"
-    with (tmp_path / "serve.log").open("wb") as log:
+    storage = folder / "storage"
+    with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             command("serve", "--port", str(port), "--ip", "127.0.0.1", "--storage", str(storage)),
-            env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=environment_in(folder), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
-        assert process.poll() is None, (tmp_path / "serve.log").read_text()
+        assert process.poll() is None, (folder / "serve.log").read_text()
         try:
             return httpx.get(f"{url}/api").is_success
         except httpx.TransportError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 
 import psutil
 
-_AIMS = 60
+_AIMS = 200
 _SETTLE_SECONDS = 0.05
 
 
@@ -44,16 +45,17 @@ class Slowed:
 def kill_at_work(process: psutil.Process, works: Callable[[], bool]) -> bool:
     """SIGKILL `process` while it holds a lease; whether it did.
 
-    works: asks the server. The process is stopped before the server is asked, so that the answer still holds when the
-    signal comes; if it has nothing to lose just then, it goes on for a moment and is stopped again.
+    works: asks the server. The process is stopped before the server is asked again, so that its answer still holds
+    when the signal comes; if the process has nothing to lose just then, it goes on.
     """
     for _ in range(_AIMS):
+        if not works():
+            continue
         process.suspend()
-        threading.Event().wait(_SETTLE_SECONDS)  # what it had sent by then has arrived
+        time.sleep(_SETTLE_SECONDS)  # what it had sent by then has arrived
         if works():
             process.kill()
             return True
         process.resume()
-        threading.Event().wait(_SETTLE_SECONDS / 4)
     process.kill()
     return False
