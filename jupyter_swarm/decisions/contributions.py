@@ -12,6 +12,7 @@ from . import work
 from .effects import Disconnect, Effect, Tell
 from .state import Contribution, Lease, Peer, State
 
+_GRADIENT = Stream.GRADIENT.name.lower()
 LEAST_UPLOAD_SECONDS = 5.0
 MOST_UPLOAD_SECONDS = 3600.0
 ASSUMED_UPLOAD_RATE = 1e6
@@ -20,6 +21,9 @@ HOLDER_STRIKES = 2
 REMEMBERED_NORMS = 51
 NORMS_BEFORE_LIMIT = 8
 """So many accepted norms make a median that others are measured by."""
+NORM_MEMORY = 0.999
+"""The usual norm falls by no more than this with each accepted contribution. A model that has nearly learnt its samples
+has tiny gradients on most and large ones on the few that it has not; those are what it learns from."""
 
 
 def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Effect]:
@@ -44,7 +48,7 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         reason = f"it starts from version {message.base_version}, the round from {state.version}"
         return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
     weight = sum(lease.count for lease in held)
-    reason = _bad_numbers(state, message, weight)
+    reason = _bad_numbers(state, message) or _too_large(state, peer, held, message.norms[_GRADIENT] / weight)
     if reason:
         effects = work.strike(state, peer, f"its contribution was refused: {reason}")
         return effects + _refuse(state, peer, message.key, reason, now, failed=True)
@@ -63,25 +67,36 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
     return grant(state, now)
 
 
-def _bad_numbers(state: State, message: Announce, weight: int) -> str:
+def _bad_numbers(state: State, message: Announce) -> str:
     """Why the announced numbers cannot count, or ''."""
-    gradient = Stream.GRADIENT.name.lower()
     unknown = set(message.norms) - {rule.stream.name.lower() for rule in state.rule.streams}
     if unknown:
         return f"it carries {', '.join(sorted(unknown))}, which this session does not exchange"
     numbers = [*message.norms.values(), message.loss_sum]
-    if gradient not in message.norms or not all(math.isfinite(number) for number in numbers):
+    if _GRADIENT not in message.norms or not all(math.isfinite(number) for number in numbers):
         return "its norm or loss is not a finite number"
     if any(norm < 0 for norm in message.norms.values()) or message.loss_count < 0:
         return "it announces a negative norm or count"
-    usual = state.recent_norms.get(gradient, [])
-    limit = state.rule.norm_limit
-    if limit and len(usual) >= NORMS_BEFORE_LIMIT:
-        median = statistics.median(usual)
-        norm = message.norms[gradient] / weight
-        if median > 0 and norm > limit * median:
-            return f"its norm is {norm / median:.0f} times the usual one ({limit:g} times are allowed)"
     return ""
+
+
+def _too_large(state: State, peer: Peer, held: list[Lease], norm: float) -> str:
+    """Why a norm (of the mean gradient) is too far above the usual one to count, or ''.
+
+    Samples that failed on another peer before are believed: if two compute a large gradient, the samples are the
+    cause, and to give them up would keep the model from learning them.
+    """
+    limit, usual = state.rule.norm_limit, state.usual_norm
+    confirmed = all(lease.failures and (lease.failed_on != peer.id or state.crowd.active <= 1) for lease in held)
+    if not (limit and usual) or confirmed or len(state.recent_norms) < NORMS_BEFORE_LIMIT or norm <= limit * usual:
+        return ""
+    return f"its norm is {norm / usual:.0f} times the usual one ({limit:g} times are allowed)"
+
+
+def _remember_norm(state: State, norm: float) -> None:
+    state.recent_norms.append(norm)
+    del state.recent_norms[:-REMEMBERED_NORMS]
+    state.usual_norm = max(statistics.median(state.recent_norms), NORM_MEMORY * state.usual_norm)
 
 
 def _refuse(state: State, peer: Peer, key: int, reason: str, now: float, failed: bool = False) -> list[Effect]:
@@ -186,10 +201,7 @@ def _accept(state: State, contribution: Contribution, now: float) -> list[Effect
     peer.strikes = 0
     peer.contributions.remove(contribution.number)
     peer.leases = [lease for lease in peer.leases if lease not in contribution.leases]
-    for name, norm in contribution.norms.items():
-        norms = state.recent_norms.setdefault(name, [])
-        norms.append(norm / contribution.weight)
-        del norms[:-REMEMBERED_NORMS]
+    _remember_norm(state, contribution.norms[_GRADIENT] / contribution.weight)
     work.wait(state, peer)
     effects: list[Effect] = [Tell(peer.id, Accepted(state.generation, contribution.key, contribution.number))]
     return effects + grant(state, now) + work.serve(state, peer, now)
@@ -228,7 +240,7 @@ def overdue(state: State, now: float) -> list[Effect]:
         if contribution.staged:
             silent.update(set(state.holding()) - set(contribution.staged))
         peer = state.peers[contribution.peer]
-        peer.upload_rate = (peer.upload_rate or ASSUMED_UPLOAD_RATE) / 2
+        peer.upload_rate = contribution.bytes / (now - contribution.granted_at)
         reason = f"its upload took longer than {now - contribution.granted_at:.0f} s"
         effects += work.strike(state, peer, reason)
         effects += drop(state, contribution, reason, now)

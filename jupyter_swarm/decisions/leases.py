@@ -17,6 +17,8 @@ SPLIT_FAILED = 8
 """Samples whose lease failed are leased again in so many pieces, so that one bad sample takes few others with it."""
 AVOID_SECONDS = 30.0
 """So long a peer leaves samples that failed on it to others."""
+LEAST_SAMPLES = 2
+"""Where there are so many, no lease has fewer: batch-norm cannot train on a single sample."""
 LEASES_PER_ROUND = 8
 """A peer's smallest lease is this part of its share of a round, so that leases do not cost more than they balance."""
 
@@ -39,7 +41,7 @@ def lease_size(state: State, peer: Peer, free: int, whole: int) -> int:
     usual = crowd.speed / crowd.measured if crowd.measured else 1.0
     total = crowd.speed + usual * (crowd.active - crowd.measured)
     share = min((peer.speed or usual) / total, 1.0) if total > 0 else 1.0
-    least = max(1, int(whole * share) // LEASES_PER_ROUND)
+    least = max(LEAST_SAMPLES, int(whole * share) // LEASES_PER_ROUND)
     size = min(max(least, math.ceil(free * share / 2)), free)
     return free if free - size < least else size
 
@@ -58,19 +60,20 @@ def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
     book = state.book
     size = piece.stop - piece.start
     if not piece.failures:
-        size = min(size, lease_size(state, peer, sum(p.stop - p.start for p in book.free), state.round.target))
+        wanted = lease_size(state, peer, sum(p.stop - p.start for p in book.free), state.round.target)
+        size = size if size - wanted < LEAST_SAMPLES else wanted
     start = piece.start
     piece.start += size
     if piece.start == piece.stop:
         book.free.remove(piece)
-    return add(state, peer, "train", Piece(start, start + size, piece.failures), now)
+    return add(state, peer, "train", Piece(start, start + size, piece.failures, piece.avoid), now)
 
 
 def add(state: State, peer: Peer, kind: Literal["train", "evaluate"], piece: Piece, now: float) -> Lease:
     """Write a new lease of the whole `piece` into the book."""
     book = state.book
     until = deadline(state, peer, piece.stop - piece.start, now)
-    lease = Lease(book.next_lease, kind, peer.id, piece.start, piece.stop, now, until, piece.failures)
+    lease = Lease(book.next_lease, kind, peer.id, piece.start, piece.stop, now, until, piece.failures, piece.avoid)
     book.next_lease += 1
     book.leases[lease.id] = lease
     peer.leases.append(lease.id)
@@ -86,7 +89,7 @@ def deadline(state: State, peer: Peer, size: int, now: float) -> float:
 def give_back(book: Book, lease: Lease) -> None:
     """The samples of `lease` are free again, first in line."""
     del book.leases[lease.id]
-    book.free.insert(0, Piece(lease.start, lease.stop, lease.failures))
+    book.free.insert(0, Piece(lease.start, lease.stop, lease.failures, lease.failed_on))
 
 
 def fail(book: Book, lease: Lease, reason: str, now: float) -> Skip | None:
@@ -99,7 +102,7 @@ def fail(book: Book, lease: Lease, reason: str, now: float) -> Skip | None:
         book.free.append(Piece(book.cursor, book.cursor + lease.count))
         book.cursor += lease.count
         return skip
-    step = -(-lease.count // SPLIT_FAILED)
+    step = max(LEAST_SAMPLES, -(-lease.count // SPLIT_FAILED))
     for start in range(lease.start, lease.stop, step):
         book.free.append(Piece(start, min(start + step, lease.stop), 1, lease.peer, now + AVOID_SECONDS))
     return None
@@ -110,7 +113,7 @@ def give_all_back(book: Book) -> None:
     pieces = book.free
     for lease in [lease for lease in book.leases.values() if lease.kind == "train"]:
         del book.leases[lease.id]
-        pieces.append(Piece(lease.start, lease.stop, lease.failures))
+        pieces.append(Piece(lease.start, lease.stop, lease.failures, lease.failed_on))
     pieces.sort(key=lambda piece: piece.start)
     book.free = []
     for piece in pieces:

@@ -40,6 +40,7 @@ class Lease(msgspec.Struct):
     granted_at: float
     deadline: float
     failures: int = 0
+    failed_on: str = ""
     state: Literal["leased", "done", "claimed"] = "leased"
     contribution: int = 0
 
@@ -181,7 +182,8 @@ class State(msgspec.Struct):
     waiting: dict[str, bool] = {}
     evaluation: Evaluation | None = None
     next_contribution: int = 1
-    recent_norms: dict[str, list[float]] = {}
+    recent_norms: list[float] = []
+    usual_norm: float = 0.0
     last_record: RoundRecord | None = None
 
     @property

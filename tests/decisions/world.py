@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -26,6 +26,8 @@ OWN = "own"
 """The server's own holder: there from the start, never lost."""
 NORM = 0.5
 """Of every sample's gradient, so that a contribution's norm is this times its weight."""
+HARD = 1000.0
+"""The gradients of the samples in `World.hard` are so many times as large."""
 
 
 class World:
@@ -247,7 +249,8 @@ class Member:
 
     def connect(self) -> None:
         """Say hello on a new connection."""
-        if self.connected or self.world.members.get(self.id) is not None:
+        here = self.world.peers.get(self.id) or self.world.holders.get(self.id)
+        if self.connected or here is not self:
             return
         self.connected = True
         self.generation = self.world.generation
@@ -397,20 +400,25 @@ class FakePeer(Member):
         self.key += 1
         self.announced = self.key
         weight = sum(lease.stop - lease.start for lease in self.leases)
+        leases = tuple(lease.lease for lease in self.leases)
         self.say(
             m.Announce(
-                self.generation, call.round, call.attempt, self.key, self.version,
-                tuple(lease.lease for lease in self.leases), {"gradient": NORM * weight}, 1.0 * weight, weight, self.bytes,
+                self.generation, call.round, call.attempt, self.key, self.version, leases,
+                {"gradient": self._norm(self.leases)}, 1.0 * weight, weight, self.bytes,
             )
         )  # fmt: skip
         self.sending, self.leases = self.leases, []
+
+    def _norm(self, leases: Iterable[m.LeaseGrant]) -> float:
+        """Gradients of all samples point the same way; those of hard ones are far larger."""
+        positions = (position for lease in leases for position in range(lease.start, lease.stop))
+        return sum(NORM * (HARD if position % self.world.samples in self.world.hard else 1.0) for position in positions)
 
     def _send(self, grant: m.Grant) -> None:
         if grant.key != self.announced:
             return
         self.upload = grant.number
-        weight = sum(lease.stop - lease.start for lease in self.sending)
-        square = (NORM * weight * (3.0 if self.lies else 1.0)) ** 2
+        square = (self._norm(self.sending) * (3.0 if self.lies else 1.0)) ** 2
         inside = {
             position % self.world.samples for lease in self.sending for position in range(lease.start, lease.stop)
         }
