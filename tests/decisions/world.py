@@ -47,6 +47,7 @@ class World:
         self.random = random.Random(seed)
         self.latency = (0.01, 0.2)
         self.samples, self.held_out, self.shards = samples, held_out, shards
+        self.hard: set[int] = set()
         self.rule = RoundRule("EveryStep", SGD(lr=0.1), target_batch=target, clip_norm=clip_norm)
         self.settings = SessionSettings(**settings)  # type: ignore[arg-type]
         self.peers: dict[str, FakePeer] = {}
