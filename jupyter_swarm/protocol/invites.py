@@ -26,7 +26,7 @@ OWNER_HEADER = "X-Swarm-Owner"
 _CHECK = 4
 _BODY = 32
 _LINK = re.compile(r"(?P<base>.*?)/swarm/join/(?P<session>[a-z0-9][a-z0-9-]{0,63})/?$")
-_WRAPPING = " \t\r\n\"'`<>()[],;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b"
+_WRAPPING = " \t\r\n\"'`<>()[],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b"
 
 
 def _check_of(body: str) -> str:
@@ -41,7 +41,7 @@ def new_secret() -> str:
 
 def is_secret(text: str) -> bool:
     """Whether `text` is a whole, correctly copied secret (not whether a server accepts it)."""
-    return len(text) == _BODY + _CHECK and text[_BODY:] == _check_of(text[:_BODY])
+    return len(text) == _BODY + _CHECK and text.isascii() and text[_BODY:] == _check_of(text[:_BODY])
 
 
 def hash_secret(secret: str) -> str:
@@ -67,9 +67,13 @@ class Invite(msgspec.Struct, frozen=True):
 def parse_invite(text: str) -> Invite:
     """Read a link as people paste it: with spaces, line breaks, quotes around it. Raises `InviteError`."""
     link = "".join(text.strip(_WRAPPING).split())
-    parts = urlsplit(link)
     again = "Copy the whole link from the invite card and paste it again."
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        parts = urlsplit(link)
+        host = parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise InviteError("This is not an invite link.", f"Its address cannot be right: {error}.", again) from None
+    if parts.scheme not in ("http", "https") or not host:
         raise InviteError("This is not an invite link.", "It does not begin with http:// or https://.", again)
     match = _LINK.match(parts.path)
     if not match:

@@ -1,0 +1,131 @@
+"""Stored sessions and older peers hold these formats. A field may be added with a default; then a line here changes."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_swarm.protocol import errors
+from jupyter_swarm.protocol.layout import Stream
+from jupyter_swarm.protocol.records import BookState, Contributor, RoundRecord, ShardDigest, Skip
+from jupyter_swarm.protocol.rules import (
+    SGD,
+    AdamW,
+    Codec,
+    Nesterov,
+    RoundRule,
+    Schedule,
+    SessionSettings,
+    SessionSpec,
+    StreamRule,
+    check_settings,
+    check_spec,
+)
+
+RULE_JSON = (
+    b'{"strategy":"EveryStep","optimizer":{"type":"sgd","lr":0.1,"momentum":0.9,"nesterov":true,"weight_decay":0.0,'
+    b'"schedule":{"shape":"cosine","warmup_samples":100,"total_samples":5000,"floor":0.1}},"work":"samples",'
+    b'"contribution":"gradient_sum","target_batch":512,"inner_steps":0,'
+    b'"streams":[{"stream":1,"up":3,"down":1,"merge":"sum"}],"fragments":1,"merging":"staged","quorum":1.0,'
+    b'"grace":0.0,"staleness":0,"norm_limit":10.0,"clip_norm":1.0,"version":1}'
+)
+RULE = RoundRule(
+    "EveryStep",
+    Nesterov(0.1, schedule=Schedule("cosine", 100, 5000, 0.1)),
+    target_batch=512,
+    streams=(StreamRule(Stream.GRADIENT, up=Codec.BF16),),
+    clip_norm=1.0,
+)
+RECORD_JSON = (
+    b'{"session":"cs101-7f3a","generation":2,"round":7,"attempt":1,"contributors":[{"number":1,"contribution":31,'
+    b'"peer":"p1","weight":12,"leases":[[384,392],[400,404]],"base_version":6,"loss_sum":25.5,"loss_count":12,'
+    b'"norms":{"gradient":3.5}}],"samples":12,"skips":[{"range":[392,400],"reason":"its loss is nan"}],'
+    b'"book":{"cursor":404,"pool":[],"consumed":396,"skipped":8},"digests":[{"shard":0,"bytes":4000,'
+    b'"sha256":"ab12"}],"learning_rate":0.05,"target":12,"unix_time":1700000000.5,"format":1}'
+)
+RECORD = RoundRecord(
+    "cs101-7f3a", 2, 7, 1,
+    (Contributor(1, 31, "p1", 12, ((384, 392), (400, 404)), 6, 25.5, 12, {"gradient": 3.5}),),
+    12, (Skip((392, 400), "its loss is nan"),), BookState(404, (), 396, 8), (ShardDigest(0, 4000, "ab12"),),
+    0.05, 12, 1700000000.5,
+)  # fmt: skip
+
+
+def test_the_round_rule_does_not_change():
+    assert msgspec.json.encode(RULE) == RULE_JSON
+    assert msgspec.json.decode(RULE_JSON, type=RoundRule) == RULE
+
+
+def test_the_round_record_does_not_change():
+    assert msgspec.json.encode(RECORD) == RECORD_JSON
+    assert msgspec.json.decode(RECORD_JSON, type=RoundRecord) == RECORD
+    assert RECORD.mean_loss == 25.5 / 12
+
+
+def test_adamw_is_told_apart():
+    rule = RoundRule("EveryStep", AdamW(1e-3))
+    text = msgspec.json.encode(rule)
+    assert b'"optimizer":{"type":"adamw","lr":0.001,"betas":[0.9,0.999],"eps":1e-8,"weight_decay":0.01,' in text
+    assert msgspec.json.decode(text, type=RoundRule) == rule
+
+
+def test_a_record_without_losses_has_no_mean():
+    assert msgspec.structs.replace(RECORD, contributors=()).mean_loss != RECORD.mean_loss
+
+
+@given(st.integers(0, 10**9), st.sampled_from(["constant", "linear", "cosine"]))
+def test_a_schedule_warms_up_and_ends_at_its_floor(samples, shape):
+    schedule = Schedule(shape, 1000, 50_000, 0.25)
+    factor = schedule.factor(samples)
+    assert 0.0 < factor <= 1.0
+    if samples >= 50_000:
+        assert factor == pytest.approx(1.0 if shape == "constant" else 0.25)
+    assert schedule.factor(999) < 1.0 == schedule.factor(1000)
+
+
+SPEC = SessionSpec("Digits", "r" * 64, "l" * 64, RULE, SessionSettings(), 1000, 100, "i" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"samples": 0}, "empty"),
+        ({"samples": 511}, "only 511 samples"),
+        ({"rule": msgspec.structs.replace(RULE, target_batch=0)}, "target_batch is 0"),
+        ({"rule": msgspec.structs.replace(RULE, work="steps")}, "rounds of steps"),
+        ({"rule": msgspec.structs.replace(RULE, version=2)}, "format 2"),
+        ({"settings": SessionSettings(minimum_peers=0)}, "minimum_peers is 0"),
+        ({"settings": SessionSettings(learning_rate_scale=float("nan"))}, "learning_rate_scale is nan"),
+        ({"settings": SessionSettings(target_batch=1001)}, "target_batch is 1001"),
+    ],
+)
+def test_a_session_that_could_make_no_round_is_refused(change, why):
+    check_spec(SPEC)
+    with pytest.raises(errors.SettingError, match=why):
+        check_spec(msgspec.structs.replace(SPEC, **change))
+
+
+def test_every_setting_but_the_seed_has_limits():
+    for name in SessionSettings.__struct_fields__:
+        if name != "seed":
+            with pytest.raises(errors.SettingError, match=name):
+                check_settings(msgspec.structs.replace(SessionSettings(), **{name: -1}), 1000)
+
+
+def test_an_error_says_what_why_and_what_to_do():
+    error = errors.InviteError("The link has expired.", "It was valid until noon.", "Ask for a new one.")
+    assert str(error) == "The link has expired.\nWhy: It was valid until noon.\nWhat to do: Ask for a new one."
+    assert str(errors.LinkError("The server is gone.")) == "The server is gone."
+
+
+def test_all_errors_have_one_root():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert len(kinds) > 5
+    assert all(issubclass(kind, errors.SwarmError) and kind.__doc__ for kind in kinds)
+    assert issubclass(errors.SettingError, ValueError)
+
+
+def test_sgd_is_sgd():
+    assert Nesterov(0.7) == SGD(lr=0.7, momentum=0.9, nesterov=True)
