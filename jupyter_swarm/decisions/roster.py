@@ -49,11 +49,12 @@ def synced(state: State, peer: Peer, message: Synced, now: float) -> list[Effect
 
     Its `WantWork` may have come before the driver had sent it those commits and said this.
     """
+    others_wait = not work.enough_peers(state)
     peer.synced = True
     peer.version = max(peer.version, message.version)
     state.count_peers()
     work.wait(state, peer)
-    return work.dispatch(state, now)
+    return work.dispatch(state, now) if others_wait else work.serve(state, peer, now)
 
 
 def lost(state: State, event: MemberLost, now: float) -> list[Effect]:

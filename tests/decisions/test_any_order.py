@@ -11,7 +11,14 @@ import os
 import pytest
 from hypothesis import seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from jupyter_swarm.decisions import events as e
 from jupyter_swarm.protocol import messages as m
@@ -256,11 +263,6 @@ class AnyOrderManyHolders(AnyOrder):
 @pytest.mark.parametrize("machine", [AnyOrder, AnyOrderManyHolders])
 def test_any_order(machine):
     print(f"HYPOTHESIS_SEED={SEED}")
-    from hypothesis.stateful import run_state_machine_as_test
-
-    deep = (
-        settings.default
-        if os.environ.get("HYPOTHESIS_PROFILE") == "deep"
-        else settings(max_examples=60, stateful_step_count=40, print_blob=True)
-    )
-    run_state_machine_as_test(seed(SEED)(machine), settings=deep)
+    deep = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+    quick = settings(max_examples=120, stateful_step_count=40, print_blob=True)
+    run_state_machine_as_test(seed(SEED)(machine), settings=settings.default if deep else quick)
