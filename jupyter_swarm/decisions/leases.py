@@ -103,8 +103,11 @@ def fail(book: Book, lease: Lease, reason: str, now: float) -> Skip | None:
         book.cursor += lease.count
         return skip
     step = max(LEAST_SAMPLES, -(-lease.count // SPLIT_FAILED))
-    for start in range(lease.start, lease.stop, step):
-        book.free.append(Piece(start, min(start + step, lease.stop), 1, lease.peer, now + AVOID_SECONDS))
+    start = lease.start
+    while start < lease.stop:
+        stop = start + step if lease.stop - start - step >= LEAST_SAMPLES else lease.stop
+        book.free.append(Piece(start, stop, 1, lease.peer, now + AVOID_SECONDS))
+        start = stop
     return None
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
 from ..protocol.rules import RoundRule, SessionSettings
+from .speed import Timing
 
 Phase = Literal["placing", "open", "preparing", "recording", "finishing", "finished"]
 """placing: shards are handed to holders; open: peers compute and contribute; preparing: holders compute the next
@@ -77,6 +78,7 @@ class Peer(msgspec.Struct):
     version: int = -1
     paused: str = ""
     speed: float = 0.0
+    timing: Timing = msgspec.field(default_factory=Timing)
     upload_rate: float = 0.0
     strikes: int = 0
     failures: int = 0

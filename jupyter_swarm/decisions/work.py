@@ -106,8 +106,8 @@ def lease_done(state: State, peer: Peer, message: LeaseDone, now: float) -> list
         _evaluated(state, peer, lease, message, now)
     else:
         lease.state = "done"
-        speed = lease.count / max(now - lease.granted_at, 1e-6)
-        measured(state, peer, 0.5 * (peer.speed + speed) if peer.speed else speed)
+        peer.timing.add(lease.count, now - lease.granted_at)
+        measured(state, peer, peer.timing.speed)
     wait(state, peer)
     return serve(state, peer, now)
 

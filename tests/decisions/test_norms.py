@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.decisions.world import World
+from jupyter_swarm.protocol.messages import LeaseGrant
+from tests.decisions.world import World, told
 
 
 @pytest.mark.parametrize("peers", [1, 2, 4])
@@ -31,3 +32,15 @@ def test_the_usual_norm_falls_slowly_so_that_rare_large_ones_still_count():
         world.state.recent_norms = [usual / 100] * 51
         world.run_rounds(1)
     assert world.state.usual_norm > 0.5 * usual
+
+
+def test_samples_that_fail_are_not_leased_again_one_by_one():
+    """Batch-norm cannot train on a single sample."""
+    world = World(samples=1000, target=23)
+    world.failing = {7, 30}
+    world.add_peer("a")
+    world.add_peer("b")
+    world.run_rounds(4)
+    grants = [message for _, message in told(world, LeaseGrant)]
+    assert all(grant.stop - grant.start > 1 for grant in grants)
+    assert world.state.book.skipped
