@@ -120,7 +120,7 @@ class Holding:
         session = self.session
         loop = asyncio.get_running_loop()
 
-        def send(frame: bytes) -> None:
+        def send(frame: Buffer) -> None:
             loop.call_soon_threadsafe(session.attempt, session.delivery.packet, frame)
 
         self._in_thread(session.numbers.step, prepare, norm, send, then=lambda f: self._stepped(prepare, f))
@@ -242,7 +242,7 @@ class Holding:
     async def _hand_over(self, attached: Attached, shards: tuple[int, ...], state: State) -> None:
         session, numbers, connection = self.session, self.session.numbers, attached.connection
         for shard in shards:
-            frames = await session.in_thread(lambda one: [bytes(f) for f in numbers.state_frames([one], state)], shard)
+            frames = await session.in_thread(lambda one: list(numbers.state_frames([one], state)), shard)
             for frame in frames:
                 connection.send_frame(frame)
             await connection.drain(QUEUED_BYTES)

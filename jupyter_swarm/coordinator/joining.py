@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..decisions.events import Said
 from ..protocol import messages as m
 from ..protocol.errors import StoreError
+from ..store.atomic import Buffer
 from .members import Attached
 from .numbers import Pin
 
@@ -129,7 +130,7 @@ class Joining:
         frames: Iterator[bytearray] = session.numbers.journal.read_round(number)
         while batch := await asyncio.to_thread(lambda: list(itertools.islice(frames, 8))):
             for frame in batch:
-                await self._send(attached, bytes(frame))
+                await self._send(attached, frame)
         loss = record.mean_loss
         commit = m.Commit(
             session.generation, number, record.attempt, record.book.consumed, len(record.contributors),
@@ -137,7 +138,7 @@ class Joining:
         )  # fmt: skip
         attached.connection.send(commit, in_order=True)
 
-    async def _send(self, attached: Attached, frame: bytes) -> None:
+    async def _send(self, attached: Attached, frame: Buffer) -> None:
         attached.connection.send_frame(frame)
         await attached.connection.drain(QUEUED_BYTES)
 

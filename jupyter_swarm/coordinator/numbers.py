@@ -61,7 +61,7 @@ class Numbers:
         self._view: FlatVector | None = None
         self._loaded: State = {}
         self._pins = 0
-        self._writer = FrameWriter()
+        self._writer = FrameWriter(kept=False)
 
     # --- the disk
 
@@ -180,10 +180,10 @@ class Numbers:
 
     # --- a round
 
-    def step(self, prepare: Prepare, norm: float, send: Callable[[bytes], None]) -> tuple[ShardDigest, ...]:
+    def step(self, prepare: Prepare, norm: float, send: Callable[[Buffer], None]) -> tuple[ShardDigest, ...]:
         """Compute the next version of the server's own shards; each packet goes to `send` as soon as it is ready."""
         for frame in self.holder.step(prepare, norm):
-            send(bytes(frame))
+            send(frame)
         failpoints.reach("prepared")
         return self.holder.digests
 
@@ -222,12 +222,10 @@ class Numbers:
         view = self.view()
         return Pin(self._pins, self.version, view, view.chunk_digests(), view.digest_all())
 
-    def pin_frames(self, pin: Pin, chunks: tuple[int, ...]) -> Iterator[bytes]:
+    def pin_frames(self, pin: Pin, chunks: tuple[int, ...]) -> Iterator[memoryview]:
         """The SNAPSHOT frames of the wanted chunks."""
         envelope = Envelope(Kind.SNAPSHOT, self._tag, self.generation, pin.version, pin.number)
-        writer = FrameWriter()
-        for frame in value_frames(writer, envelope, pin.view, set(chunks)):
-            yield bytes(frame)
+        return value_frames(FrameWriter(kept=False), envelope, pin.view, set(chunks))
 
     def packets(self, round: int, attempt: int) -> PacketSet:
         """Where the packets of an attempt are collected."""

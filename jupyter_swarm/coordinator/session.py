@@ -35,6 +35,7 @@ from ..decisions.events import (
 from ..decisions.explain import explain
 from ..decisions.reducer import handle
 from ..decisions.state import new_state
+from ..link.memory import keep_buffers
 from ..protocol import failpoints
 from ..protocol import messages as m
 from ..protocol.errors import StoreError, SwarmError
@@ -90,6 +91,7 @@ class SessionRuntime:
 
     async def start(self) -> None:
         """Load the last recorded version and open for members. Raises `SwarmError` if it cannot be loaded."""
+        keep_buffers()
         database = self.store.database
         session = self.spec.session
         last = await self.store.run_in_store(database.last_round, session)
