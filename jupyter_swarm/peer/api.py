@@ -65,12 +65,13 @@ def host(
     return opened
 
 
-def join(link: str, name: str = "", *, agree: str | None = None, wait: bool = False) -> Session:
+def join(link: str, name: str = "", *, agree: str | None = None, device: str = "", wait: bool = False) -> Session:
     """Join a session by its invite link, as a peer that others see as `name`.
 
-    The recipe is shown first and runs after a yes, or at once if `agree` is its hash (8 digits suffice). wait: show
-    progress until the session has finished. A second join from the same kernel returns the session that it is in.
-    Raises `InviteError`, `LinkError`, `RecipeError`, `LayoutError`, `SessionError`.
+    The recipe is shown first and runs after a yes, or at once if `agree` is its hash (8 digits suffice). device: as
+    torch spells it; without one an accelerator if there is one. wait: show progress until the session has finished.
+    A second join from the same kernel returns the session that it is in. Raises `InviteError`, `LinkError`,
+    `RecipeError`, `LayoutError`, `SessionError`, `SettingError`.
     """
     invite = parse_invite(link)
     session = _sessions.get((invite.server, invite.session))
@@ -82,7 +83,7 @@ def join(link: str, name: str = "", *, agree: str | None = None, wait: bool = Fa
         source = client.blob(invite.session, spec.recipe).decode()
         agreed = agree_to(source, spec.name, agree)
         recipe = Recipe.from_source(source)
-        session = _enter(invite, recipe, agreed, client, prepare(recipe, spec.settings.seed), name)
+        session = _enter(invite, recipe, agreed, client, prepare(recipe, spec.settings.seed, device=device), name)
     if wait:
         session.follow()
     return session

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..protocol.errors import RecipeError, Refusal, SwarmError
+from ..protocol.errors import RecipeError, Refusal, SettingError, SwarmError
 from ..protocol.layout import Layout, Stream
 from ..shards.layout import layout_of
 from ..shards.vector import FlatVector
@@ -48,8 +48,22 @@ def never() -> bool:
     return False
 
 
-def pick_device() -> torch.device:
-    """The accelerator that torch finds, or else the CPU."""
+def pick_device(name: str = "") -> torch.device:
+    """The device of that name as torch spells it; without one the accelerator that torch finds, or else the CPU.
+
+    Raises `SettingError` if this machine has no such device.
+    """
+    if name:
+        try:
+            device = torch.device(name)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise SettingError(
+                f"This machine cannot compute on {name!r}.",
+                str(error).split("\n")[0],
+                "Leave the device out, or say cpu, cuda, cuda:1 or mps.",
+            ) from None
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -177,9 +191,9 @@ class Computer:
         self.say(f"The memory did not suffice: going on with micro-batches of {self.micro_batch} samples.")
 
 
-def prepare(recipe: Recipe, seed: int, say: Callable[[str], None] = lambda text: None) -> Computer:
+def prepare(recipe: Recipe, seed: int, say: Callable[[str], None] = lambda text: None, device: str = "") -> Computer:
     """Build the recipe's model, load its data. Raises `RecipeError`, `LayoutError` for what cannot be trained."""
-    model = recipe.build().to(pick_device())
+    model = recipe.build().to(pick_device(device))
     data = recipe.load_data()
     parts = Samples(data.train), Samples(data.held_out)
     if not len(parts[0]):
