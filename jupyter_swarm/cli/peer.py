@@ -33,6 +33,9 @@ def add_to(commands: Any) -> None:
         metavar="HASH",
         help="the recipe's SHA-256, or its first 8 digits or more, if you know and trust it: you are not asked then",
     )
+    parser.add_argument(
+        "--device", default="", help="cpu, cuda, cuda:1, mps, … (default: an accelerator if there is one)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="processor threads to compute with (default: all)")
     parser.add_argument("--parent", type=int, metavar="PID", help="end when the process with this number has ended")
     parser.set_defaults(run=run)
@@ -53,7 +56,7 @@ def run(chosen: argparse.Namespace) -> int:
         parent.end_with(chosen.parent, lambda: list(map(Session.leave, joined)))
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    session = api.join(chosen.invite, chosen.name, agree=chosen.agree)
+    session = api.join(chosen.invite, chosen.name, agree=chosen.agree, device=chosen.device)
     joined.append(session)
     try:
         finished = _follow(session)

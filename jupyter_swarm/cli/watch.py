@@ -19,6 +19,7 @@ import psutil
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
+_ASKED_SECONDS = 8.0
 _KILL_SECONDS = 2.0
 
 
@@ -41,7 +42,7 @@ def main() -> int:
     while child.poll() is None and not over.is_set():
         remember(family)
         over.wait(_POLL_SECONDS)
-    end(family)
+    end(family, _ASKED_SECONDS if released not in ([], [""]) else _GRACE_SECONDS)
     if chosen.remove and released == [""]:
         shutil.rmtree(chosen.remove, ignore_errors=True)
     return 0 if over.is_set() else int(child.returncode)
@@ -56,13 +57,13 @@ def remember(family: dict[int, psutil.Process]) -> None:
             continue
 
 
-def end(family: dict[int, psutil.Process]) -> None:
-    """Ask the first to end, with what it has started; kill what is left some seconds later."""
+def end(family: dict[int, psutil.Process], grace: float) -> None:
+    """Ask the first to end, with what it has started; kill what is left `grace` seconds later."""
     remember(family)
     first = next(iter(family.values()))
     try:
         first.terminate()
-        first.wait(_GRACE_SECONDS)
+        first.wait(grace)
     except psutil.Error:
         pass
     remember(family)

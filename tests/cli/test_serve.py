@@ -102,10 +102,12 @@ def test_a_wrong_token_opens_nothing(served: Served, run: Run, recipe: Path) -> 
 
 
 def test_nobody_is_made_to_run_a_recipe(served: Served, run: Run, recipe: Path) -> None:
-    link, _ = open_session(run, served, recipe)
+    link, agree = open_session(run, served, recipe)
     wrong = run("peer", link, "--agree", "0" * 64)
+    nowhere = run("peer", link, "--agree", agree, "--device", "abacus")
     unasked = run("peer", link)  # nobody is there to be asked
-    assert (wrong.returncode, unasked.returncode) == (2, 2)
+    assert (wrong.returncode, unasked.returncode, nowhere.returncode) == (2, 2, 2)
+    assert "cannot compute on 'abacus'" in nowhere.stderr
     assert "not the one that was agreed to" in wrong.stderr
     assert "Nobody could be asked" in unasked.stderr
     assert "recipe = Recipe(" in unasked.stdout

@@ -22,7 +22,7 @@ from ...protocol.errors import SwarmError
 from .. import watch
 
 _START_SECONDS = 60.0
-_STOP_SECONDS = 9.0
+_STOP_SECONDS = 12.0
 _LOG_LINES = 15
 _FOREIGN = ("JUPYTER", "JPY_", "IPYTHON", "IPYKERNEL")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

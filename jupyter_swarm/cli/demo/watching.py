@@ -144,14 +144,12 @@ class Screen:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("peer", "state", "samples/s", "share"):
-            table.add_column(column, justify="left" if column in ("peer", "state") else "right")
+        for column in ("peer", "state", "samples/s", "share", "why"):
+            right = column in ("samples/s", "share")
+            table.add_column(column, justify="right" if right else "left", no_wrap=True)
         for peer in self.watch.status.get("peers", []) if self.watch else []:
             table.add_row(
-                peer["name"],
-                peer["state"],
-                f"{peer['speed']:.0f}",
-                f"{peer['share']:.0%}",
+                peer["name"], peer["state"], f"{peer['speed']:.0f}", f"{peer['share']:.0%}", Text(peer["reason"])
             )
         reason = self.watch.status.get("reason", "") if self.watch else ""
         return Group(
