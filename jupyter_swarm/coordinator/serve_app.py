@@ -121,13 +121,15 @@ def token_file(storage: Path) -> Path:
 
     Raises `StoreError`.
     """
-    path = storage / TOKEN_FILE
+    path, fresh = storage / TOKEN_FILE, storage / f"{TOKEN_FILE}.new"
     try:
         storage.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32))
-    except FileExistsError:
-        pass
+        # Never a file without a token in it: with an empty one Jupyter lets everybody in.
+        if not path.exists() or not path.read_text(encoding="ascii").strip():
+            fresh.unlink(missing_ok=True)
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+                file.write(secrets.token_urlsafe(32))
+            os.replace(fresh, path)
     except OSError as error:
         raise StoreError(
             f"The folder {storage} cannot be used.", str(error), "Choose another one with --storage."

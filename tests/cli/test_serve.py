@@ -80,6 +80,13 @@ def test_the_owners_token_is_for_the_owner_and_stays_the_same(served: Served) ->
     assert served.token not in log
 
 
+def test_an_empty_token_file_does_not_open_the_server(tmp_path: Path) -> None:
+    from jupyter_swarm.coordinator.serve_app import token_file
+
+    (tmp_path / "owner-token").write_text("\n")
+    assert len(token_file(tmp_path).read_text()) > 40
+
+
 def test_a_session_is_opened_with_the_token_and_joined_with_the_invite(served: Served, run: Run, recipe: Path) -> None:
     link, agree = open_session(run, served, recipe)
     done = run("peer", link, "--name", "Ada", "--agree", agree[:12], "--threads", "1")
