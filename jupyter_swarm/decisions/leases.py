@@ -38,7 +38,7 @@ def lease_size(state: State, peer: Peer, free: int, whole: int) -> int:
     first, small ones at the end, so that all peers end at about the same time whatever their speed.
     """
     crowd = state.crowd
-    usual = crowd.speed / crowd.measured if crowd.measured else 1.0
+    usual = crowd.usual or 1.0
     total = crowd.speed + usual * (crowd.active - crowd.measured)
     share = min((peer.speed or usual) / total, 1.0) if total > 0 else 1.0
     least = max(LEAST_SAMPLES, int(whole * share) // LEASES_PER_ROUND)

@@ -6,6 +6,7 @@ from ..protocol.messages import Status, Synced
 from . import contributions, rounds, work
 from .effects import Disconnect, Effect, Note, Tell
 from .events import MemberJoined, MemberLost
+from .speed import Timing
 from .state import Holder, Peer, State
 
 
@@ -108,9 +109,10 @@ def overdue(state: State, now: float) -> list[Effect]:
         peer = state.peers[lease.peer]
         work.return_lease(state, lease, now)
         if lease.kind == "train":
-            # At most so fast: its next lease is smaller, or has more time.
-            bound = lease.count / (now - lease.granted_at)
-            work.measured(state, peer, min(peer.speed or bound, bound))
+            # So slow, whatever it was before: its next lease is smaller, or has more time.
+            peer.timing = Timing()
+            peer.timing.add(lease.count, now - lease.granted_at)
+            work.measured(state, peer, peer.timing.speed(0.0))
         effects += work.strike(state, peer, f"it did not finish {lease.count} samples in time")
     for peer in [peer for peer in state.peers.values() if peer.contribute_by and peer.contribute_by < now]:
         peer.contribute_by = 0.0

@@ -156,6 +156,11 @@ class Crowd(msgspec.Struct):
     measured: int = 0
     speed: float = 0.0
 
+    @property
+    def usual(self) -> float:
+        """The mean of the measured speeds, 0.0 without any."""
+        return max(self.speed, 0.0) / self.measured if self.measured else 0.0
+
 
 class State(msgspec.Struct):
     """One session. `waiting` holds the peers that asked for work and got none, in the order in which they asked."""

@@ -107,7 +107,7 @@ def lease_done(state: State, peer: Peer, message: LeaseDone, now: float) -> list
     else:
         lease.state = "done"
         peer.timing.add(lease.count, now - lease.granted_at)
-        measured(state, peer, peer.timing.speed)
+        measured(state, peer, peer.timing.speed(state.crowd.usual))
     wait(state, peer)
     return serve(state, peer, now)
 
