@@ -138,6 +138,11 @@ class Classroom:
         self.processes[name].kill()
         self.forget(name)
 
+    def end(self, name: str) -> None:
+        """Let a process end in good order."""
+        self.processes[name].terminate()
+        self.forget(name)
+
     def forget(self, name: str, patience: float = PATIENCE) -> int:
         """Wait for a process that ends; returns its exit status."""
         process = self.processes.pop(name)

@@ -15,6 +15,7 @@ from torch import nn
 from jupyter_swarm import Data, EveryStep, Recipe, SGD
 
 BAD = [int(index) for index in os.environ.get("FAULTS_BAD_SAMPLES", "").split()]
+WIDER = int(os.environ.get("FAULTS_WIDER", "0"))
 NAN = float(os.environ.get("FAULTS_NAN_CHANCE", "0"))
 
 def data():
@@ -26,7 +27,7 @@ def data():
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(16, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1))
+        self.body = nn.Sequential(nn.Linear(16, WIDTH + WIDER), nn.Tanh(), nn.Linear(WIDTH + WIDER, 1))
         self.fixed = nn.Parameter(torch.ones(5), requires_grad=False)
         self.register_buffer("scale", torch.ones(3))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))

@@ -1,0 +1,143 @@
+"""Peers that lie: each is told why it is refused, and the class goes on as if it had not been there."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_swarm.protocol import messages as m
+from jupyter_swarm.protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES
+
+from .account import account_for
+from .classroom import Classroom, classroom
+from .hostile import Frames, Hostile, hostile
+from .recipes import CHUNKS
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Classroom]:
+    """A class that all the liars come to. In the end an honest peer comes, and everything is as it should be."""
+    with classroom(tmp_path_factory.mktemp("class")) as one:
+        yield one
+        assert one.status()["version"] == 0
+        one.start("ann")
+        digests = one.finish()
+    assert account_for(one, digests, []).problems() == []
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        (lambda liar: {"norms": {**liar.norms, "gradient": 2 * liar.norms["gradient"]}}, "announced was"),
+        (lambda liar: {"norms": {**liar.norms, "gradient": -1.0}}, "a negative norm"),
+        (lambda liar: {"norms": {**liar.norms, "hessian": 1.0}}, "hessian, which this session does not exchange"),
+        (lambda liar: {"norms": {}}, "not a finite number"),
+        (lambda liar: {"leases": (*liar.leases, 10**6)}, "given to another peer"),
+        (lambda liar: {"leases": liar.leases[:1] * 2}, "given to another peer"),
+        (lambda liar: {"base_version": 7}, "starts from version 7"),
+        (lambda liar: {"round": 5}, "round 5 is over"),
+    ],
+)  # fmt: skip
+def test_an_announcement_that_is_not_true(room: Classroom, lie: Callable[[Hostile], dict[str, Any]], why: str) -> None:
+    with hostile(room) as liar:
+        liar.hello()
+        liar.work()
+        liar.announce(**lie(liar))
+        if why == "announced was":
+            liar.send(liar.frames())
+        assert why in liar.hear(m.Dropped).reason
+
+
+def _nan(frames: Frames) -> Frames:
+    return [frame[:HEADER_BYTES] + struct.pack("<f", float("nan")) + frame[HEADER_BYTES + 4 :] for frame in frames]
+
+
+def _other_round(frames: Frames) -> Frames:
+    return [frame[:24] + struct.pack("<Q", 9) + frame[32:] for frame in frames]
+
+
+def _out_of_place(frames: Frames) -> Frames:
+    return [frame[:48] + struct.pack("<Q", 17) + frame[56:] for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("forge", "why"),
+    [
+        (_nan, "NaN"),
+        (_other_round, "This is for round 9"),
+        (_out_of_place, "no chunk"),
+        (lambda frames: frames[:1] * 2, "came twice"),
+    ],
+)
+def test_frames_that_do_not_count(room: Classroom, forge: Callable[[Frames], Frames], why: str) -> None:
+    with hostile(room) as liar:
+        liar.hello()
+        liar.work()
+        liar.announce()
+        liar.send(forge(liar.frames()))
+        assert why in liar.hear(m.Dropped).reason
+
+
+@pytest.mark.parametrize(
+    ("forge", "why"),
+    [
+        (lambda frame: frame[:-1], "carries"),
+        (lambda frame: frame[:40], "too short"),
+        (lambda frame: frame + bytes(MAX_FRAME_BYTES), "more than is allowed"),
+        (lambda frame: b"XX" + frame[2:], "not a frame"),
+    ],
+)
+def test_bytes_that_are_no_frame_end_the_connection(room: Classroom, forge: Callable[[bytes], bytes], why: str) -> None:
+    with hostile(room) as liar:
+        liar.hello()
+        liar.work()
+        liar.announce()
+        liar.send(liar.frames(), forge)
+        refused = liar.hear(m.Refused)
+        assert why in f"{refused.what} {refused.why}"
+        assert liar.is_closed()
+
+
+def test_an_upload_that_never_ends_does_not_hold_up_the_class(tmp_path: Path) -> None:
+    with classroom(tmp_path, CHUNKS, lease_seconds=1.0) as room, hostile(room) as liar:
+        liar.hello()
+        liar.work()
+        liar.announce()
+        liar.send(liar.frames()[:1])
+        room.start("ann")
+        assert "took longer than" in liar.hear(m.Dropped).reason
+        digests = room.finish()
+    account = account_for(room, digests, [])
+    assert account.problems() == []
+    assert account.samples_skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("different", "why"),
+    [
+        ({"protocol": 99}, "version 1 of the protocol, you speak 99"),
+        ({"layout_digest": "0" * 64}, "Your model differs from the session's"),
+        ({"agreed": "0" * 64}, "The recipe you agreed to is not the session's"),
+        ({"role": "holder"}, "for a peer, not for a holder"),
+    ],
+)  # fmt: skip
+def test_a_hello_that_does_not_fit(room: Classroom, different: dict[str, Any], why: str) -> None:
+    with hostile(room) as stranger:
+        with pytest.raises(AssertionError, match="Refused") as told:
+            stranger.hello(**different)
+        assert why in str(told.value)
+        assert "retry=False" in str(told.value)
+        assert stranger.is_closed()
+
+
+def test_of_two_joins_with_one_identity_the_later_counts(room: Classroom) -> None:
+    with hostile(room) as first, hostile(room) as second:
+        token = first.hello().token
+        assert second.hello(token=token).peer == first.welcome.peer
+        assert first.hear(m.Refused).what == "You have joined from another place."
+        assert first.is_closed()
+        assert [peer["id"] for peer in room.status()["peers"]] == [first.welcome.peer]
