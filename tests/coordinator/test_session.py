@@ -1,0 +1,139 @@
+"""A running session when something in the server itself goes wrong: it never stands still without saying why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_swarm.coordinator import session as session_module
+from jupyter_swarm.coordinator.session import SessionRuntime
+from jupyter_swarm.decisions.effects import Disconnect, Note
+from jupyter_swarm.decisions.events import MemberJoined, MemberLost, Tick
+from jupyter_swarm.decisions.state import State
+from jupyter_swarm.protocol import messages as m
+from jupyter_swarm.protocol.errors import StoreError
+from jupyter_swarm.shards.holder import Holder
+
+from .server import managed, open_session
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+def reason(runtime: SessionRuntime) -> str:
+    status = runtime.status()
+    return f"{status.state}: {status.reason}"
+
+
+async def test_an_error_in_background_work_pauses_the_session_with_the_reason(tmp_path: Path) -> None:
+    async def breaks() -> None:
+        raise RuntimeError("a wheel came off")
+
+    async with managed(tmp_path / "swarm") as manager:
+        runtime = manager.runtime(await open_session(manager))
+        runtime.spawn(breaks())
+        await until(lambda: runtime.status().state == "paused")
+        assert "an error in it (RuntimeError: a wheel came off)" in reason(runtime)
+        runtime.resume("ann")
+        assert runtime.status().state == "waiting"
+
+
+async def test_a_refusal_of_the_disk_in_background_work_is_noted_and_no_more(tmp_path: Path) -> None:
+    async def refused() -> None:
+        raise StoreError("The disk is full.")
+
+    async with managed(tmp_path / "swarm") as manager:
+        runtime = manager.runtime(await open_session(manager))
+        seen: list[dict[str, Any]] = []
+        runtime.add_viewer(seen.append)
+        runtime.spawn(refused())
+        await until(lambda: seen)
+        assert (seen[0]["level"], seen[0]["text"]) == ("error", "The disk is full.")
+        assert runtime.status().state == "waiting"
+
+
+async def test_an_error_in_the_decisions_pauses_the_session_and_time_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = session_module.handle
+
+    def breaks(state: State, event: Any, now: float) -> Any:
+        if isinstance(event, Tick):
+            raise KeyError("nobody")
+        return decide(state, event, now)
+
+    async with managed(tmp_path / "swarm") as manager:
+        runtime = manager.runtime(await open_session(manager))
+        monkeypatch.setattr(session_module, "handle", breaks)
+        runtime.handle(Tick())
+        assert "KeyError: 'nobody'" in reason(runtime)
+        monkeypatch.setattr(session_module, "handle", decide)
+        runtime.resume("ann")
+        runtime.handle(Tick())
+        assert runtime.status().state == "waiting"
+
+
+async def test_an_error_in_the_thread_of_the_numbers_pauses_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(holder: Holder) -> None:
+        raise RuntimeError("no such memory")
+
+    async with managed(tmp_path / "swarm") as manager:
+        runtime = manager.runtime(await open_session(manager))
+        monkeypatch.setattr(Holder, "revert", breaks)
+        runtime.holding.own(m.Revert(1, 1, 1))
+        await until(lambda: "no such memory" in reason(runtime))
+
+
+async def test_shards_that_cannot_be_handed_over_are_handed_over_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with managed(tmp_path / "swarm") as manager:
+        runtime = manager.runtime(await open_session(manager))
+        await until(lambda: runtime.state.phase == "open")
+        adopt = Holder.adopt
+
+        def refused(holder: Holder, message: m.Adopt) -> None:
+            raise StoreError("The snapshot is damaged.", "A checksum is wrong.")
+
+        monkeypatch.setattr(Holder, "adopt", refused)
+        runtime.handle(MemberJoined("holder-1", "holder"))  # so that the shards are placed anew
+        await until(lambda: "The snapshot is damaged. A checksum is wrong." in reason(runtime))
+        monkeypatch.setattr(Holder, "adopt", adopt)
+        runtime.resume("ann")
+        await until(lambda: runtime.state.phase == "open")
+
+
+async def test_effects_are_carried_out_in_the_order_of_the_decisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one effect makes happen at once comes after the effects that were decided with it."""
+    async with managed(tmp_path / "swarm") as manager:
+        runtime = manager.runtime(await open_session(manager))
+        done: list[str] = []
+
+        def decide(state: State, event: Any, now: float) -> Any:
+            if isinstance(event, MemberLost):
+                return state, [Note("info", "third")]
+            return state, [Disconnect("peer-1", "first"), Note("info", "second")]
+
+        def disconnect(member: str, why: str) -> None:
+            done.append(why)
+            runtime.handle(MemberLost(member, why))
+
+        monkeypatch.setattr(session_module, "handle", decide)
+        monkeypatch.setattr(runtime, "disconnect", disconnect)
+        monkeypatch.setattr(runtime, "note", lambda level, text, member="": done.append(text))
+        runtime.handle(Tick())
+        assert done == ["first", "second", "third"]
+        monkeypatch.undo()
