@@ -11,6 +11,7 @@ import math
 from typing import Literal
 
 from ..protocol.records import BookState, Skip
+from .speed import weight
 from .state import Book, Lease, Peer, Piece, State
 
 SPLIT_FAILED = 8
@@ -39,8 +40,8 @@ def lease_size(state: State, peer: Peer, free: int, whole: int) -> int:
     """
     crowd = state.crowd
     usual = crowd.usual or 1.0
-    total = crowd.speed + usual * (crowd.active - crowd.measured)
-    share = min((peer.speed or usual) / total, 1.0) if total > 0 else 1.0
+    total = crowd.weight + usual * (crowd.active - crowd.measured)
+    share = min((weight(peer.speed) or usual) / total, 1.0) if total > 0 else 1.0
     least = max(LEAST_SAMPLES, int(whole * share) // LEASES_PER_ROUND)
     size = min(max(least, math.ceil(free * share / 2)), free)
     return free if free - size < least else size

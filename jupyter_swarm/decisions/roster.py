@@ -112,7 +112,7 @@ def overdue(state: State, now: float) -> list[Effect]:
             # So slow, whatever it was before: its next lease is smaller, or has more time.
             peer.timing = Timing()
             peer.timing.add(lease.count, now - lease.granted_at)
-            work.measured(state, peer, peer.timing.speed(0.0))
+            work.measured(state, peer, peer.timing.speed)
         effects += work.strike(state, peer, f"it did not finish {lease.count} samples in time")
     for peer in [peer for peer in state.peers.values() if peer.contribute_by and peer.contribute_by < now]:
         peer.contribute_by = 0.0

@@ -12,7 +12,7 @@ import msgspec
 
 from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
 from ..protocol.rules import RoundRule, SessionSettings
-from .speed import Timing
+from .speed import Timing, weight
 
 Phase = Literal["placing", "open", "preparing", "recording", "finishing", "finished"]
 """placing: shards are handed to holders; open: peers compute and contribute; preparing: holders compute the next
@@ -149,17 +149,17 @@ class Evaluation(msgspec.Struct):
 
 class Crowd(msgspec.Struct):
     """Sums over the peers, kept so that a lease costs the same whatever their number: how many are synced, active
-    (synced and not paused), active with a measured speed, and the sum of those speeds."""
+    (synced and not paused), active with a measured speed, and the sum of their weights."""
 
     synced: int = 0
     active: int = 0
     measured: int = 0
-    speed: float = 0.0
+    weight: float = 0.0
 
     @property
     def usual(self) -> float:
-        """The mean of the measured speeds, 0.0 without any."""
-        return max(self.speed, 0.0) / self.measured if self.measured else 0.0
+        """The mean weight of the measured, 0.0 without any."""
+        return max(self.weight, 0.0) / self.measured if self.measured else 0.0
 
 
 class State(msgspec.Struct):
@@ -215,8 +215,8 @@ class State(msgspec.Struct):
     def count_peers(self) -> None:
         """Bring `crowd` up to date after a peer came, went, paused or resumed."""
         active = self.active_peers()
-        speeds = [peer.speed for peer in active if peer.speed > 0]
-        self.crowd = Crowd(sum(peer.synced for peer in self.peers.values()), len(active), len(speeds), sum(speeds))
+        weights = [weight(peer.speed) for peer in active if peer.speed > 0]
+        self.crowd = Crowd(sum(peer.synced for peer in self.peers.values()), len(active), len(weights), sum(weights))
 
 
 def new_state(

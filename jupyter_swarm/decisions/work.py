@@ -7,6 +7,7 @@ import math
 from ..protocol.messages import ContributeNow, Evaluated, LeaseDone, LeaseGrant
 from . import leases
 from .effects import Effect, Note, Tell, TellPeers
+from .speed import weight
 from .state import Evaluation, Lease, Peer, Piece, State
 
 CONTRIBUTE_SECONDS = 60.0
@@ -107,7 +108,7 @@ def lease_done(state: State, peer: Peer, message: LeaseDone, now: float) -> list
     else:
         lease.state = "done"
         peer.timing.add(lease.count, now - lease.granted_at)
-        measured(state, peer, peer.timing.speed(state.crowd.usual))
+        measured(state, peer, peer.timing.speed)
     wait(state, peer)
     return serve(state, peer, now)
 
@@ -116,7 +117,7 @@ def measured(state: State, peer: Peer, speed: float) -> None:
     """The peer's speed is known, or known better."""
     if peer.synced and not peer.paused:
         state.crowd.measured += not peer.speed
-        state.crowd.speed += speed - peer.speed
+        state.crowd.weight += weight(speed) - weight(peer.speed)
     peer.speed = speed
 
 

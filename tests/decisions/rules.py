@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from jupyter_swarm.decisions.explain import explain, explain_peer
+from jupyter_swarm.decisions.speed import weight
 from jupyter_swarm.decisions.state import State
 from jupyter_swarm.protocol.records import RoundRecord
 
@@ -129,7 +130,7 @@ def _references(state: State) -> None:
     assert state.crowd.synced == sum(peer.synced for peer in state.peers.values())
     assert state.crowd.active == len(active)
     assert state.crowd.measured == sum(peer.speed > 0 for peer in active)
-    assert math.isclose(state.crowd.speed, sum(peer.speed for peer in active), rel_tol=1e-6, abs_tol=1e-6)
+    assert math.isclose(state.crowd.weight, sum(weight(peer.speed) for peer in active), rel_tol=1e-6, abs_tol=1e-6)
     if state.phase in ("open", "preparing"):
         assert set(state.placement.values()) == set(state.holding())
 
