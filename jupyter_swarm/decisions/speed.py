@@ -9,6 +9,8 @@ equal shares and costs little where peers really differ.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 MEMORY = 0.9
@@ -35,4 +37,4 @@ class Timing(msgspec.Struct):
 
 def weight(speed: float) -> float:
     """What a peer's share of the work is proportional to."""
-    return speed**PULL
+    return math.pow(speed, PULL)
