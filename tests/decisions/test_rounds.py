@@ -520,3 +520,37 @@ def test_samples_that_failed_on_the_only_peer_left_are_not_kept_for_one_that_is_
     other = "b" if avoiding == "a" else "a"
     world.handle(e.PausePeer(other, "ann"))
     world.run_rounds(1, 120)
+
+
+def test_a_lone_peer_that_did_not_announce_once_is_asked_again():
+    world = World(samples=1000, target=16)
+    world.add_peer("a", silent=True)
+    assert world.run(200, lambda: bool(notes(world, "it did not announce")))
+    world.peers["a"].silent = False
+    world.peers["a"].leases = []
+    world.run_rounds(1, 300)
+
+
+def test_samples_that_failed_are_not_kept_for_a_peer_that_never_asks():
+    world = World(samples=1000, target=16)
+    world.failing = {20}
+    world.add_peer("a")
+    world.add_peer("b")
+    assert world.run(60, lambda: world.state.phase == "recording", 0.1)
+    world.peers["b"].hung = True
+    world.run_rounds(2, 120)
+    assert world.state.book.skipped
+
+
+def test_what_is_left_of_an_evaluation_is_not_measured_at_a_later_version():
+    world = World(samples=1000, target=16, held_out=100)
+    world.add_peer("a", 200.0)
+    slow = world.add_peer("b", 200.0)
+    assert world.run(60, lambda: any(lease.peer == "b" for lease in world.state.book.leases.values()), 0.01)
+    slow.hung = True
+    world.run_rounds(2)
+    assert not world.evaluated
+    world.lose("b")
+    [result] = world.evaluated
+    assert (result.version, result.metrics) == (0, {"loss": 2.0})
+    assert 0 < result.count < 100
