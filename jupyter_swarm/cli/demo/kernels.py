@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -31,14 +32,17 @@ class Kernel:
         self._session = uuid.uuid4().hex
         kernel = server.ask("POST", "api/kernels", {"name": "python3"})["id"]
         url = f"ws{server.url.removeprefix('http')}/api/kernels/{kernel}/channels?session_id={self._session}"
+        self._open = contextlib.ExitStack()
         try:
-            self._socket = connect(
-                url,
-                additional_headers=server.headers,
-                proxy=None,
-                compression=None,
-                open_timeout=_OPEN_SECONDS,
-                max_size=None,
+            self._socket = self._open.enter_context(
+                connect(
+                    url,
+                    additional_headers=server.headers,
+                    proxy=None,
+                    compression=None,
+                    open_timeout=_OPEN_SECONDS,
+                    max_size=None,
+                )
             )
         except (OSError, WebSocketException) as error:
             raise SwarmError("A kernel of the demo cannot be reached.", str(error)) from None
@@ -74,7 +78,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close the connection; the kernel goes with the server."""
-        self._socket.close()
+        self._open.close()
 
     def _message(self, kind: str, **content: Any) -> dict[str, Any]:
         header = {
