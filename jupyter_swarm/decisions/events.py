@@ -51,11 +51,13 @@ class Recorded(Event, frozen=True):
 
 
 class RecordFailed(Event, frozen=True):
-    """They are not, and nothing of them is left."""
+    """They are not, and nothing of them is left. `again`: another attempt may succeed at once, because not the disk
+    failed but a holder was lost before all its packets had come."""
 
     round: int
     attempt: int
     reason: str
+    again: bool = False
 
 
 class Pause(Event, frozen=True):

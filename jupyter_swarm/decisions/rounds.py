@@ -205,9 +205,12 @@ def _commit(state: State, record: RoundRecord) -> Commit:
 
 
 def record_failed(state: State, event: RecordFailed, now: float) -> list[Effect]:
-    """The disk did not take the round: back to the old state, and pause, for trying again at once would not help."""
+    """Nothing of the round is stored: back to the old state. Where the disk is full, trying again at once would not
+    help: pause."""
     if state.phase != "recording" or (event.round, event.attempt) != (state.round.number, state.round.attempt):
         return []
+    if event.again:
+        return abort(state, event.reason, now)
     state.paused = event.reason
     return [Note("error", event.reason), *abort(state, f"it could not be stored: {event.reason}", now)]
 

@@ -149,3 +149,15 @@ def test_a_commit_is_announced_once(world):
     assert world.handle(e.Recorded(1, 1)) == []
     assert world.handle(e.RecordFailed(1, 1, "late")) == []
     assert world.state.version == 1
+
+
+def test_a_holder_that_is_lost_with_its_packets_costs_an_attempt_and_no_pause(world):
+    assert world.run(120, lambda: world.state.phase == "recording", 0.01)
+    # What the driver does: the packets that are missing will never come.
+    record = world.state.round.record
+    world.lose("h1")
+    world.handle(e.RecordFailed(record.round, record.attempt, "holder h1 is gone with its packets", again=True))
+    assert not world.state.paused
+    world.run_rounds(2)
+    assert world.records[0].attempt == 2
+    assert world.state.holding() == [OWN]

@@ -129,6 +129,8 @@ class World:
                 peer.later(message)
 
     def _write(self, record: RoundRecord) -> None:
+        if record is not self.state.round.record:
+            return
         if self.disk_full:
             self.handle(e.RecordFailed(record.round, record.attempt, "the disk is full"))
             return
