@@ -226,7 +226,8 @@ class Member:
 
     def _train(self, lease: LeaseGrant) -> LeaseDone:
         if self._attempt != (lease.round, lease.attempt):
-            self._forget_work()
+            if self._leases or self._contribution is not None:
+                self._forget_work()
             self._attempt = (lease.round, lease.attempt)
         if not self._leases:
             self._begin()
@@ -323,8 +324,6 @@ class Member:
             self.version = commit.round
         self._resyncs = 0
         self._begin()
-        shard = self.layout.shards[commit.digest_shard]
-        self._port.send(ViewDigest(self.generation, self.version, shard.index, self.view.digest(shard)))
         self._record.add_round(
             {
                 "round": commit.round,
@@ -339,6 +338,9 @@ class Member:
             self._port.send(report)
         self._record.set(samples_here=self._stopwatch.samples)
         self._want_work()
+        # Nobody waits for the digest.
+        shard = self.layout.shards[commit.digest_shard]
+        self._port.send(ViewDigest(self.generation, self.version, shard.index, self.view.digest(shard)))
 
     def _abort(self, abort: Abort) -> None:
         self.arrivals.drop(abort.round, abort.attempt)
