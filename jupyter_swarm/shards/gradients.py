@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..protocol.errors import Refusal
 from ..protocol.layout import Layout, Stream
@@ -19,7 +19,8 @@ _BUFFERS = (Stream.BUFFER, Stream.COUNTER)
 class GradientSum:
     """Adds up gradients of a model, lease by lease, into one flat fp32 tensor on the model's device.
 
-    A lease that fails leaves no trace: its gradients are not added, and the buffers it changed are put back.
+    The first lease's gradients are computed straight into that tensor, those of later ones beside it. A lease that
+    fails leaves no trace: its gradients are not added, and the buffers it changed are put back.
     """
 
     def __init__(self, layout: Layout, model: nn.Module) -> None:
@@ -33,17 +34,25 @@ class GradientSum:
         device = self._parameters[0].device
         self._sum = self._contribution.sections[Stream.PARAMETERS].to(device)
         self._places = [self._sum[spec.start : spec.start + spec.count].view(spec.shape) for spec in specs]
+        self._beside: list[Tensor | None] = [None] * len(specs)
+        self._leases = 0
 
     def start(self, view: FlatVector) -> None:
         """Begin a round: the model gets the view's numbers, the sum is zero."""
         view.copy_to(self.model)
         self._sum.zero_()
+        self._leases = 0
 
     def begin_lease(self) -> None:
-        """Gradients to zero (kept, not freed: fresh memory costs more than clearing old), buffers remembered."""
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+        """Gradients to zero, in memory that is kept: fresh memory costs more than clearing old. Buffers remembered."""
+        for index, (parameter, place) in enumerate(zip(self._parameters, self._places, strict=True)):
+            if not self._leases and (parameter.dtype, parameter.device) == (place.dtype, place.device):
+                parameter.grad = place
+                continue
+            if parameter.grad is not None and not _same(parameter.grad, place):
+                self._beside[index] = parameter.grad
+            beside = self._beside[index]
+            parameter.grad = None if beside is None else beside.zero_()
         self._saved.fill(self.model)
 
     @torch.no_grad()
@@ -58,7 +67,8 @@ class GradientSum:
             if parameter.grad is not None
         ]
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for _, gradient in pairs]
-        if pairs and not math.isfinite(float(torch.linalg.vector_norm(torch.stack(norms)))):
+        norm = float(torch.linalg.vector_norm(torch.stack(norms))) if pairs else 0.0
+        if not math.isfinite(norm):
             self.fail_lease()
             raise Refusal(
                 "The gradient of a lease is not a number or infinite.",
@@ -66,11 +76,15 @@ class GradientSum:
                 todo="Look at these samples, or lower the learning rate.",
             )
         for place, gradient in pairs:
-            place.add_(gradient)
+            if not _same(gradient, place):
+                place.add_(gradient)
+        self._leases += 1
 
     def fail_lease(self) -> None:
         """Put back what the lease changed."""
         self._saved.copy_to(self.model)
+        if not self._leases:
+            self._sum.zero_()
 
     def finish(self) -> tuple[FlatVector, dict[str, float]]:
         """The contribution (gradient sum, buffers, counters) and its L2 norms by stream name.
@@ -83,6 +97,11 @@ class GradientSum:
         if section.data_ptr() != self._sum.data_ptr():
             section.copy_(self._sum)
         return contribution, norms_of(contribution)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    return one.data_ptr() == other.data_ptr()
 
 
 def norms_of(contribution: FlatVector) -> dict[str, float]:
