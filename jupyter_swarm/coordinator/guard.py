@@ -88,6 +88,7 @@ class Guarded(JupyterHandler):
 
     async def prepare(self) -> None:  # type: ignore[override]
         await super().prepare()
+        await self.manager.known()
         verb = getattr(self, str(self.request.method).lower())
         allowed: frozenset[Who] = getattr(verb, "swarm_callers", frozenset())
         if not allowed:

@@ -70,6 +70,7 @@ class SessionManager:
         self._storage: Storage | None = None
         self._opening = asyncio.Lock()
         self._saving: set[asyncio.Task[None]] = set()
+        self._known = asyncio.Event()
 
     # --- the server's life
 
@@ -78,23 +79,31 @@ class SessionManager:
 
         A session that cannot be taken up is left as it is, with its reason to be read in `describe`.
         """
-        if not self._stored:
-            return
         try:
-            storage = await self._open_storage()
-            sessions = await storage.run_in_store(storage.database.sessions)
-            for session in sessions:
-                self.invites.put(await storage.run_in_store(storage.database.invites, session.session))
+            unfinished = await self._read_stored() if self._stored else []
+            if unfinished and resume:
+                self._resuming = {session.session for session in unfinished}
+            else:
+                await self._close_storage()  # another server of the same user may want it
         except SwarmError as error:
             self._log.warning("The stored sessions are not available on this server.\n%s", error)
-            return
-        unfinished = [session for session in sessions if session.state != "finished"]
-        if not (resume and unfinished):
-            await self._close_storage()  # another server of the same user may want it
-            return
-        self._resuming = {session.session for session in unfinished}
-        for session in unfinished:
-            await self._resume(storage, session)
+        finally:
+            self._known.set()
+        if self._resuming:
+            storage = await self._open_storage()
+            for session in unfinished:
+                await self._resume(storage, session)
+
+    async def known(self) -> None:
+        """Wait until it is known which sessions and invites are stored: the server answers requests before."""
+        await self._known.wait()
+
+    async def _read_stored(self) -> list[StoredSession]:
+        storage = await self._open_storage()
+        sessions = await storage.run_in_store(storage.database.sessions)
+        for session in sessions:
+            self.invites.put(await storage.run_in_store(storage.database.invites, session.session))
+        return [session for session in sessions if session.state != "finished"]
 
     async def stop(self, reason: str = "The server stops.") -> None:
         """End all connections and close the store. The sessions go on when a server starts with this store again."""

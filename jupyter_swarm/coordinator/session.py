@@ -165,13 +165,16 @@ class SessionRuntime:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            self.handle(Tick())
-            self._publish_status()
-            self.joining.release_pins()
-            if self.members.peers():
-                self.last_activity = datetime.now(timezone.utc)
+            self.attempt(self._second)
             with contextlib.suppress(StoreError):
                 await self.recorder.flush()
+
+    def _second(self) -> None:
+        self.handle(Tick())
+        self._publish_status()
+        self.joining.release_pins()
+        if self.members.peers():
+            self.last_activity = datetime.now(timezone.utc)
 
     # --- members
 

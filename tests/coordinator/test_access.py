@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import json
 from typing import Any
 
@@ -112,3 +114,14 @@ class TestAuthenticationOff:
                     assert "Start it with a token" in said["todo"]
                 else:
                     assert answer.code == 403
+
+
+async def test_a_request_waits_until_the_stored_invites_are_known(swarm: Swarm) -> None:
+    """A server that has started again answers before it has read them; its peers must not take that for a no."""
+    session = await swarm.open_session()
+    member = await swarm.member(session, "peer")
+    swarm.manager._known.clear()
+    asking = asyncio.ensure_future(swarm.call("GET", f"sessions/{session}", member))
+    assert (await asyncio.wait([asking], timeout=0.2))[0] == set()
+    swarm.manager._known.set()
+    assert (await asking).code == 200

@@ -85,7 +85,8 @@ def run_kill(kill: Kill, folder: Path) -> Account:
 
 
 def run_moments(seed: int, kills: int, folder: Path, size: Size = MANY_SHARDS) -> Account:
-    """One class with two holders in which `kills` times a random process dies at a random moment, and comes back."""
+    """One class with two holders in which `kills` times a random process, at times two, dies at a random moment, and
+    comes back."""
     chance = random.Random(seed)
     before: list[RoundRecord] = []
     with classroom(folder, size) as room:
@@ -95,19 +96,23 @@ def run_moments(seed: int, kills: int, folder: Path, size: Size = MANY_SHARDS) -
         room.wait_version(2)
         for _ in range(kills):
             time.sleep(chance.uniform(0.0, 0.8))
-            victim = chance.choice([SERVER, HOLDER, VICTIM, OTHER])
-            before = _kill_and_restart(room, victim, before)
+            victims = chance.sample([SERVER, HOLDER, VICTIM, OTHER], chance.choice([1, 1, 1, 2]))
+            before = _kill_and_restart(room, victims, before)
             room.wait_version(room.status()["version"] + 2)
         digests = room.finish()
     return account_for(room, digests, before)
 
 
-def _kill_and_restart(room: Classroom, victim: str, before: list[RoundRecord]) -> list[RoundRecord]:
-    room.kill(victim)
-    if victim != SERVER:
-        room.start(victim)
-        return before
-    recorded = room.recorded()
-    assert recorded[: len(before)] == before, "records that were there are gone"
-    room.start_server()
-    return recorded
+def _kill_and_restart(room: Classroom, victims: list[str], before: list[RoundRecord]) -> list[RoundRecord]:
+    """Returns the records at the last crash of the server."""
+    for victim in victims:
+        room.kill(victim)
+    if SERVER in victims:
+        recorded = room.recorded()
+        assert recorded[: len(before)] == before, "records that were there are gone"
+        before = recorded
+        room.start_server()
+    for victim in victims:
+        if victim != SERVER:
+            room.start(victim)
+    return before
