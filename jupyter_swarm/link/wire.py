@@ -40,12 +40,14 @@ class Violation(LinkError):
 
 
 def fresh(size: int) -> NDArray[np.uint8]:
-    """Memory of its own for each message: the receiver may keep it."""
-    return np.empty(size, np.uint8)
+    """Memory of its own for each message, aligned to 64 bytes: the receiver may keep it."""
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    skip = -raw.ctypes.data % _ALIGNMENT
+    return raw[skip : skip + size]
 
 
 class KeptBuffer:
-    """Memory that grows to the largest size asked for and stays, aligned to 64 bytes."""
+    """Memory that grows to the largest size asked for and stays, aligned as `fresh` is."""
 
     def __init__(self) -> None:
         self._memory = fresh(0)
@@ -53,9 +55,7 @@ class KeptBuffer:
     def __call__(self, size: int) -> NDArray[np.uint8]:
         """The same memory each time; what lay in it need not survive."""
         if len(self._memory) < size:
-            raw = fresh(size + _ALIGNMENT)
-            skip = -raw.ctypes.data % _ALIGNMENT
-            self._memory = raw[skip : skip + size]
+            self._memory = fresh(size)
         return self._memory
 
 
@@ -156,15 +156,14 @@ class Reader:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._room = KeptBuffer()
         self.count = 0
 
     def read(self, on_control: Callable[[int, bytes], None]) -> tuple[int, memoryview]:
-        """Wait for the next message: TEXT or BINARY, and its bytes, valid until the next call.
+        """Wait for the next message: TEXT or BINARY, and its bytes, in memory of its own.
 
         Raises `Violation`, EOFError, OSError.
         """
-        parser = parse(self._room, masked=False, on_control=on_control)
+        parser = parse(fresh, masked=False, on_control=on_control)
         while True:
             try:
                 view = next(parser)

@@ -109,8 +109,7 @@ class Arrivals:
                 return
             if key not in self._packets:
                 self._packets[key] = PacketSet(self._layout, self._rule, self.session, self._generation, *key)
-            # A copy: the link receives the next frame into the same memory.
-            self._packets[key].add(bytes(frame))
+            self._packets[key].add(frame)
             self._received[key] += 1
             self._bytes[key] += len(frame)
             half = self._received[key] == (self._frames_a_round + 1) // 2

@@ -34,7 +34,7 @@ class HolderMember:
         self._generation = 0
         self._holder: Holder | None = None
         self._prepare: m.Prepare | None = None
-        self._work: queue.SimpleQueue[m.ToMember | bytes | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[m.ToMember | memoryview | None] = queue.SimpleQueue()
         self._link = Link(url, headers, self._hello, self._work.put, self._take_frame, self._link_state, timing)
         self._thread = threading.Thread(target=self._run, name="swarm-holder", daemon=True)
         self._handlers: dict[type, Callable[[Holder, Any], None]] = {
@@ -71,7 +71,7 @@ class HolderMember:
         return m.Hello(m.PROTOCOL_VERSION, __version__, "holder", self._name, token=self._token)
 
     def _take_frame(self, frame: memoryview) -> None:
-        self._work.put(bytes(frame))
+        self._work.put(frame)
 
     def _link_state(self, state: State, reason: str) -> None:
         self.state = state
@@ -83,7 +83,7 @@ class HolderMember:
     def _run(self) -> None:
         try:
             while (item := self._work.get()) is not None:
-                if isinstance(item, bytes):
+                if isinstance(item, memoryview):
                     self._frame(item)
                 else:
                     self._message(item)
@@ -102,7 +102,7 @@ class HolderMember:
         if handler and self._holder and getattr(message, "generation", 0) == self._generation:
             handler(self._holder, message)
 
-    def _frame(self, frame: bytes) -> None:
+    def _frame(self, frame: memoryview) -> None:
         holder = self._holder
         header = read_header(frame)
         if holder is None or header.generation != self._generation:

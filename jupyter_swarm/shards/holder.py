@@ -27,7 +27,7 @@ from ..protocol.messages import Adopt, Expect, Prepare, Staged
 from ..protocol.records import ShardDigest
 from ..protocol.rules import LOSSLESS, Codec, RoundRule, StreamRule
 from .carried import carried, packet_codecs
-from .codecs import accumulate, decode, decoded, new_scratch
+from .codecs import Buffer, accumulate, decode, decoded, new_scratch
 from .held import HeldShard, Incoming
 from .incoming import add_packet
 from .outgoing import Envelope, FrameWriter, exact_codec
@@ -104,7 +104,7 @@ class Holder:
         self._staging[message.number] = staging
         return staging.report(self.generation)
 
-    def stage(self, frame: bytes) -> Staged | None:
+    def stage(self, frame: Buffer) -> Staged | None:
         """Check a frame of a contribution and keep it, the object itself; `Staged` when it was the last one.
 
         Raises `Refusal` or `ProtocolError`, which say why; what was staged before stays until it is forgotten.

@@ -14,7 +14,7 @@ from ..protocol.layout import Shard, Stream, section_of
 from ..protocol.messages import Staged
 from ..protocol.rules import Codec, StreamRule
 from .carried import name_of
-from .codecs import check_length, decoded
+from .codecs import Buffer, check_length, decoded
 from .vector import square_sum
 
 
@@ -34,7 +34,7 @@ class Staging:
             for rule, shard in parts
             for start, count in shard.chunks()
         }
-        self._frames: dict[tuple[Stream, int], bytes] = {}
+        self._frames: dict[tuple[Stream, int], Buffer] = {}
         self._squares: dict[str, list[float]] = {}
 
     @property
@@ -42,7 +42,7 @@ class Staging:
         """Whether nothing is missing."""
         return len(self._frames) == len(self._chunks)
 
-    def add(self, header: Header, frame: bytes, scratch: Tensor) -> None:
+    def add(self, header: Header, frame: Buffer, scratch: Tensor) -> None:
         """Keep a frame. Raises `Refusal` or `ProtocolError` with the reason if it is not one of those to come."""
         place = (header.stream, header.start)
         chunk = self._chunks.get(place)
