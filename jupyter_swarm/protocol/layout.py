@@ -16,8 +16,9 @@ import msgspec
 LAYOUT_VERSION = 1
 CHUNK_ELEMENTS = 1 << 18
 """Elements in one frame: 1 MiB of fp32, the size that moves fastest through a WebSocket."""
-SHARD_ELEMENTS = 16 * CHUNK_ELEMENTS
-"""Elements in one shard unless the session says otherwise: 16 MiB of fp32."""
+SHARD_ELEMENTS = 4 * CHUNK_ELEMENTS
+"""Elements in one shard unless the session says otherwise: 4 MiB of fp32. Peers digest one shard in each round, so that
+a larger one costs all of them time, and a smaller one makes records longer."""
 
 
 class Stream(enum.IntEnum):

@@ -51,6 +51,7 @@ class Holder:
         self._codecs = packet_codecs(rule)
         self._groups = _group_ranges(layout)
         self._held: dict[int, HeldShard] = {}
+        self._view_digests: dict[int, str] = {}
         self._incoming = Incoming(layout, self._new_held)
         self._staging: dict[int, Staging] = {}
         self._merged: tuple[int, int] | None = None
@@ -82,6 +83,7 @@ class Holder:
         if kept and message.version != self.version:
             raise Refusal(f"The shards held here are at version {self.version}, not {message.version}.")
         self._held = dict(sorted((kept | came).items()))
+        self._view_digests = {}
         self._incoming.clear()
         self._staging.clear()
         self._drop_attempt()
@@ -242,6 +244,8 @@ class Holder:
             raise Refusal("There is no prepared version to install.")
         for held in self._held.values():
             held.flip()
+        # Where packets carry values, theirs is the view's digest.
+        self._view_digests = {one.shard: one.sha256 for one in self.digests if not self._held[one.shard].lossy}
         self.version += 1
         self.step_number += 1
         self._staging.clear()
@@ -271,7 +275,7 @@ class Holder:
 
     def view_digest(self, shard: int) -> str:
         """SHA-256 of one shard of the view, to compare with peers' `ViewDigest`."""
-        return sha256(self._held[shard].current.view)
+        return self._view_digests.get(shard) or sha256(self._held[shard].current.view)
 
     def state_frames(self) -> Iterator[memoryview]:
         """STATE frames of all shards held: the view in its section's stream, then OPTIMIZER frames whose `number` is
