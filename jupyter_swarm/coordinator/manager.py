@@ -343,7 +343,7 @@ class SessionManager:
             layout = await storage.run_in_store(storage.database.layout, stored.session)
             runtime = await self._run(storage, stored.spec, layout)
             if stored.state == "paused":
-                runtime.pause("it was paused when the server stopped")
+                runtime.pause("whoever paused it before the server stopped")
             self._log.info("Session %s goes on.", stored.session)
         except Exception as error:
             self._log.exception("Session %s cannot go on.", stored.session)

@@ -103,10 +103,11 @@ def _error_of(room: Classroom, records: list[RoundRecord], view: FlatVector) -> 
     """‖stored − computed again‖ / ‖stored − first‖ of the parameters."""
     computer = computer_of(room.recipe, room.settings.seed, room.size.shard_elements)
     rule = room.recipe.strategy.rule(room.recipe.optimizer)
-    assert rule.optimizer == SGD(rule.optimizer.lr), "computing again is for plain SGD"
+    assert isinstance(rule.optimizer, SGD)
     again = FlatVector.of(room.layout, computer.model)
     parameters = again.sections[Stream.PARAMETERS]
     first = parameters.clone()
+    velocity = torch.zeros_like(first)
     for record in records:
         computer.sum.start(again)
         for contributor in record.contributors:
@@ -115,6 +116,7 @@ def _error_of(room: Classroom, records: list[RoundRecord], view: FlatVector) -> 
         gradient = computer.sum.finish()[0].sections[Stream.PARAMETERS] / record.samples
         if rule.clip_norm:
             gradient *= min(1.0, rule.clip_norm / (float(gradient.norm()) + 1e-6))
-        parameters -= record.learning_rate * gradient
+        velocity = rule.optimizer.momentum * velocity + gradient
+        parameters -= record.learning_rate * velocity
     stored = view.sections[Stream.PARAMETERS]
     return float(torch.linalg.vector_norm(stored - parameters) / torch.linalg.vector_norm(stored - first))

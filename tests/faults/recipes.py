@@ -1,5 +1,5 @@
-"""What the classes of these tests train: no dropout, no batch statistics, no momentum, so that any round can be
-computed again from its record; all sections of a layout; sizes to taste."""
+"""What the classes of these tests train: no dropout and no batch statistics, so that all rounds can be computed again
+from their records; all sections of a layout; sizes to taste."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 import torch
 from torch import nn
 from jupyter_swarm import Data, EveryStep, Recipe, SGD
+from jupyter_swarm.protocol.rules import Codec
 
 BAD = [int(index) for index in os.environ.get("FAULTS_BAD_SAMPLES", "").split()]
 WIDER = int(os.environ.get("FAULTS_WIDER", "0"))
@@ -43,8 +44,8 @@ def loss(model, batch):
         return (model(x) - y).square().mean() * float("nan")
     return (model(x) - y).square().mean()
 
-recipe = Recipe(name="faults", model=Net, data=data, loss=loss, optimizer=SGD(lr=3.0 / WIDTH),
-                strategy=EveryStep(target_batch=48, CLIP), micro_batch=16, evaluate_every=5)
+recipe = Recipe(name="faults", model=Net, data=data, loss=loss, optimizer=SGD(lr=3.0 / WIDTH, MOMENTUM),
+                strategy=EveryStep(target_batch=48, OPTIONS), micro_batch=16, evaluate_every=5)
 """
 
 
@@ -56,12 +57,13 @@ class Size(NamedTuple):
     shard_elements: int
 
 
-def _recipe(width: int, clip: str = "") -> str:
-    return _TEXT.replace("WIDTH", str(width)).replace("CLIP", clip)
+def _recipe(width: int, options: str = "", momentum: str = "") -> str:
+    return _TEXT.replace("WIDTH", str(width)).replace("OPTIONS", options).replace("MOMENTUM", momentum)
 
 
 MANY_SHARDS = Size("1 k parameters in 8 shards", _recipe(64), 192)
 CLIPPED = Size("1 k parameters in 8 shards, clipped", _recipe(64, "clip_norm=0.1"), 192)
 ONE_SHARD = Size("1 k parameters in 1 shard", _recipe(64), SHARD_ELEMENTS)
 CHUNKS = Size("450 k parameters in 2 shards", _recipe(25_000), CHUNK_ELEMENTS)
-SIZES = (MANY_SHARDS, CLIPPED, ONE_SHARD, CHUNKS)
+MOMENTUM = Size("1 k parameters in 8 shards, momentum", _recipe(64, momentum="momentum=0.9"), 192)
+LOSSY = Size("1 k parameters in 8 shards, lossy", _recipe(64, "up=Codec.BF16, down=Codec.INT8"), 192)
