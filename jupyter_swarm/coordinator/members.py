@@ -30,6 +30,7 @@ class Attached:
         self.pin = 0
         self.behind: int | None = None
         self.restarts = 0
+        self.told = ""
         self.progress: dict[str, float] = {}
 
     @property

@@ -42,6 +42,7 @@ from ..protocol.errors import StoreError, SwarmError
 from ..protocol.frames import Kind, read_header, session_tag
 from ..protocol.layout import Layout
 from ..protocol.rules import SessionSettings, SessionSpec
+from ..shards.outgoing import contribution_bytes
 from ..store.atomic import Buffer
 from ..store.rows import Level
 from .delivery import Delivery
@@ -74,6 +75,7 @@ class SessionRuntime:
         self.state = new_state(
             spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(layout.trained_shards), generation
         )
+        self.contribution_bytes = contribution_bytes(layout, spec.rule)
         self.metrics: dict[str, float] = {}
         self.last_activity = datetime.now(timezone.utc)
         self.delivery = Delivery(self)
@@ -83,7 +85,6 @@ class SessionRuntime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
-        self._last_status = ""
         self._started = time.time() - time.monotonic()
         self._stopped = False
 
@@ -241,6 +242,9 @@ class SessionRuntime:
                 self.holding.answered(attached, message)
             case m.Goodbye():
                 self.detach(connection, message.reason or "left")
+            case m.Announce():
+                # Its share of the byte budget is what the layout says, not what it claims.
+                self.handle(Said(attached.id, msgspec.structs.replace(message, bytes=self.contribution_bytes)))
             case _:
                 self.handle(Said(attached.id, message))
 
@@ -313,10 +317,12 @@ class SessionRuntime:
 
     def _publish_status(self) -> None:
         message = self.status_message()
-        if message.reason != self._last_status:
-            self._last_status = message.reason
-            for attached in self.members.peers():
-                attached.connection.send(message)
+        for attached in self.members.peers():
+            paused = self.state.peers[attached.id].paused if attached.id in self.state.peers else ""
+            own = msgspec.structs.replace(message, state="paused", reason=f"paused: {paused}") if paused else message
+            if own.reason != attached.told:
+                attached.told = own.reason
+                attached.connection.send(own)
         if self._viewers:
             self.publish("status", **msgspec.to_builtins(self.status()))
 

@@ -270,7 +270,7 @@ class Member:
         self._contribution = _Contribution(self._key, vector)
         announcement = Announce(
             self.generation, message.round, message.attempt, self._key, self.version, tuple(self._leases), norms,
-            self._loss.total, self._loss.samples, contribution_bytes(vector, self._rule),
+            self._loss.total, self._loss.samples, contribution_bytes(self.layout, self._rule),
         )  # fmt: skip
         self._leases.clear()
         self._loss = LossSum()

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES, Header, Kind
-from ..protocol.layout import Stream
+from ..protocol.layout import Layout, Stream
 from ..protocol.rules import Codec, RoundRule
 from .carried import carried
 from .codecs import encode, encoded_bytes, new_scratch
@@ -51,13 +51,9 @@ class FrameWriter:
         return room[: HEADER_BYTES + size]
 
 
-def contribution_bytes(contribution: FlatVector, rule: RoundRule) -> int:
+def contribution_bytes(layout: Layout, rule: RoundRule) -> int:
     """Bytes of all frames of a contribution, headers included."""
-    chunks = (
-        (stream_rule.up, count)
-        for stream_rule, shard in carried(contribution.layout, rule)
-        for _, count in shard.chunks()
-    )
+    chunks = ((stream_rule.up, count) for stream_rule, shard in carried(layout, rule) for _, count in shard.chunks())
     return sum(HEADER_BYTES + encoded_bytes(codec, count) for codec, count in chunks)
 
 
