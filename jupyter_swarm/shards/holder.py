@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor
 
 from ..optim.slices import Rates, slot_names, update
 from ..protocol.errors import Refusal, SettingError
@@ -25,7 +24,7 @@ from ..protocol.frames import Kind, payload_of, read_header, session_tag
 from ..protocol.layout import Layout, Shard, Stream, section_of
 from ..protocol.messages import Adopt, Expect, Prepare, Staged
 from ..protocol.records import ShardDigest
-from ..protocol.rules import LOSSLESS, Codec, RoundRule, StreamRule
+from ..protocol.rules import LOSSLESS, Codec, RoundRule
 from .carried import carried, packet_codecs
 from .codecs import Buffer, accumulate, decode, decoded, new_scratch
 from .held import HeldShard, Incoming
@@ -49,6 +48,7 @@ class Holder:
         self._tag = session_tag(session)
         self._slots = slot_names(rule.optimizer)
         self._codecs = packet_codecs(rule)
+        self._rules = {section_of(stream_rule.stream): stream_rule for stream_rule in rule.streams}
         self._groups = _group_ranges(layout)
         self._held: dict[int, HeldShard] = {}
         self._view_digests: dict[int, str] = {}
@@ -130,7 +130,8 @@ class Holder:
     def merge(self, prepare: Prepare) -> float:
         """Merge the contributions in the order given; returns the sum of squares of the merged gradient held here.
 
-        Raises `Refusal` if a contribution is not all here or the result is not finite.
+        Where nothing clips, nobody waits for that sum: 0.0 is returned, and `step` merges, each chunk just before it is
+        needed. Raises `Refusal` if a contribution is not all here or the result is not finite.
         """
         self._check_turn(prepare.generation, prepare.round)
         if slot_names(prepare.optimizer) != self._slots:
@@ -145,19 +146,18 @@ class Holder:
                 raise Refusal(f"Contribution {number} is not all here.")
         self._drop_attempt()
         square = 0.0
-        for rule, shard in carried(self.layout, self.rule):
-            if shard.index in self._held:
-                for start, count in shard.chunks():
-                    merged = self._merge_chunk(rule, shard, start, count, prepare)
-                    square += square_sum(merged) if rule.stream == Stream.GRADIENT else 0.0
-        if not math.isfinite(square):
-            raise Refusal(f"The merged gradient of round {prepare.round} is not finite.")
+        if prepare.clip_norm > 0:
+            for held in self._held.values():
+                if held.changes:
+                    square += math.fsum(self._merge_chunk(held, *chunk, prepare) for chunk in held.shard.chunks())
         self._merged = (prepare.round, prepare.attempt)
         return square
 
-    def _merge_chunk(self, rule: StreamRule, shard: Shard, start: int, count: int, prepare: Prepare) -> Tensor:
-        """Merge one chunk into the next master: each staged payload is read once, the sum stays in the cache."""
-        into = self._held[shard.index].next.master[start - shard.start :][:count]
+    def _merge_chunk(self, held: HeldShard, start: int, count: int, prepare: Prepare) -> float:
+        """Merge one chunk into the next master: each staged payload is read once, the sum stays in the cache. Returns
+        the sum of squares if it is of the gradient. Raises `Refusal` if that is not finite."""
+        shard, rule = held.shard, self._rules[held.shard.stream]
+        into = held.next.master[start - shard.start :][:count]
         weights = sum(weight for _, weight in prepare.contributions)
         for place, (number, weight) in enumerate(prepare.contributions):
             payload = self._staging[number].payload(rule.stream, start)
@@ -172,7 +172,10 @@ class Holder:
                 accumulate(rule.up, payload, share, into, self._scratch)
         if rule.merge == "sum":
             into.div_(prepare.total_weight)
-        return into
+        square = square_sum(into) if rule.stream == Stream.GRADIENT else 0.0
+        if not math.isfinite(square):
+            raise Refusal(f"The merged gradient of round {prepare.round} is not finite.")
+        return square
 
     def step(self, prepare: Prepare, norm: float) -> Iterator[memoryview]:
         """Take the step from what `merge` left; yields the packets' frames, each in memory of its own.
@@ -193,6 +196,8 @@ class Holder:
                     continue
                 digest, size = hashlib.sha256(), 0
                 for start, count in held.shard.chunks():
+                    if not prepare.clip_norm > 0:
+                        self._merge_chunk(held, start, count, prepare)
                     if held.shard.stream == Stream.PARAMETERS:
                         self._optimize(held, start, count, prepare, scale)
                     frame = self._packet(held, start, count, envelope)
