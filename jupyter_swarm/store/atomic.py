@@ -20,6 +20,10 @@ Buffer = bytes | bytearray | memoryview
 TEMPORARY = ".tmp"
 """How the names of files end that are still being written, or whose writer died."""
 
+_SYNC_BYTES = 32 << 20
+"""After so many bytes the disk is asked to take them, so that at the end there is little left to wait for."""
+_sync_data = getattr(os, "fdatasync", os.fsync)
+
 # Not every system has every number.
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -98,12 +102,17 @@ class AtomicFile(Discarding):
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=TEMPORARY)
         self._temporary = Path(name)
         self._file = os.fdopen(handle, "wb")
+        self._synced = 0
 
     def write(self, data: Buffer) -> None:
         """Append `data`. On failure the file is discarded."""
         with self._discarded_on_failure():
             self._file.write(data)
-        self.size += memoryview(data).nbytes
+            self.size += memoryview(data).nbytes
+            if self.size - self._synced >= _SYNC_BYTES:
+                self._file.flush()
+                _sync_data(self._file.fileno())
+                self._synced = self.size
 
     def overwrite(self, position: int, data: Buffer) -> None:
         """Replace bytes that were written before."""
