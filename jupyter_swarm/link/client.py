@@ -19,7 +19,7 @@ from ..protocol.messages import Goodbye, Heartbeat, Hello, Message, Refused, ToM
 from .opening import Opened, Unreachable, open_websocket
 from .sending import Outbox, Upload
 from .timing import Backoff, Pulse, Timing
-from .wire import CLOSE, PING, PONG, TEXT, Buffer, Reader, Violation, Writer
+from .wire import CLOSE, PING, PONG, TEXT, Parts, Reader, Violation, Writer
 
 T = TypeVar("T")
 State = Literal["connecting", "connected", "lost", "refused", "closed"]
@@ -113,8 +113,8 @@ class Link:
         outbox = self._outbox
         return outbox is not None and outbox.send(message)
 
-    def send_frames(self, frames: Iterable[Buffer]) -> Upload:
-        """Send whole frames, in order, after the uploads before it.
+    def send_frames(self, frames: Iterable[Parts]) -> Upload:
+        """Send frames, in order, after the uploads before it.
 
         The sending thread asks the iterable for a frame when the one before it has left, so computing a frame overlaps
         with the network's work on the last one, and a buffer may be used again for the next. A lost connection ends

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..protocol.errors import LinkError
 from ..protocol.messages import Heartbeat, Message, encode
 from .timing import Pulse
-from .wire import BINARY, CLOSE, TEXT, Buffer, Writer
+from .wire import BINARY, CLOSE, TEXT, Parts, Writer, size_of
 
 
 class Upload:
@@ -20,8 +20,8 @@ class Upload:
     was lost, or whatever the iterable raised; None while under way, when complete, and when cancelled.
     """
 
-    def __init__(self, frames: Iterable[Buffer]) -> None:
-        self._frames: Iterator[Buffer] = iter(frames)
+    def __init__(self, frames: Iterable[Parts]) -> None:
+        self._frames: Iterator[Parts] = iter(frames)
         self.done = threading.Event()
         self.error: Exception | None = None
         self.cancelled = False
@@ -35,7 +35,7 @@ class Upload:
         """Wait until `done`; whether it is."""
         return self.done.wait(timeout)
 
-    def pull(self) -> Buffer | None:
+    def pull(self) -> Parts | None:
         """The next frame, or None at the end. For the sending thread."""
         if self.cancelled:
             return None
@@ -120,7 +120,7 @@ class Outbox:
                     return
                 if upload is not None and frame is not None and not upload.cancelled:
                     writer.write(BINARY, frame)
-                    upload.bytes += len(frame)
+                    upload.bytes += size_of(frame)
                 upload = self._next_upload(pulse.rest(clock()))
                 frame = upload.pull() if upload is not None else None
                 if upload is not None and frame is None:

@@ -24,6 +24,8 @@ SLICE = 256 << 10
 """Bytes moved by one call to a socket: counts and signs of life advance on slow links too."""
 
 Buffer = bytes | bytearray | memoryview
+Parts = Buffer | tuple[Buffer, ...]
+"""A message whole, or in parts that follow each other, all but the last of a multiple of 4 bytes."""
 Room = Callable[[int], NDArray[np.uint8]]
 """Gives an array of at least so many bytes."""
 
@@ -37,6 +39,11 @@ class Violation(LinkError):
     def __init__(self, code: int, what: str) -> None:
         super().__init__(what, "Perhaps a proxy between the two ends changes what it passes on.")
         self.code = code
+
+
+def size_of(message: Parts) -> int:
+    """Bytes of a message."""
+    return sum(map(len, message)) if isinstance(message, tuple) else len(message)
 
 
 def fresh(size: int) -> NDArray[np.uint8]:
@@ -186,15 +193,19 @@ class Writer:
         self._room = KeptBuffer()
         self.count = 0
 
-    def write(self, opcode: int, payload: Buffer) -> None:
+    def write(self, opcode: int, payload: Parts) -> None:
         """Send one message, masked; returns once the socket has taken all of it. Raises OSError."""
-        size = len(payload)
+        parts = payload if isinstance(payload, tuple) else (payload,)
+        size = size_of(payload)
         mask = os.urandom(4)
         start = head(opcode, size, mask)
         # The payload begins at a multiple of a word.
         offset = 16
         block = self._room(offset + size)
-        apply_mask(np.frombuffer(payload, np.uint8), mask, block[offset : offset + size])
+        place = offset
+        for part in parts:
+            apply_mask(np.frombuffer(part, np.uint8), mask, block[place : place + len(part)])
+            place += len(part)
         view = block.data[offset - len(start) : offset + size]
         view[: len(start)] = start
         while view:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES, Header, Kind
 from ..protocol.layout import Layout, Stream
-from ..protocol.rules import Codec, RoundRule
+from ..protocol.rules import LOSSLESS, Codec, RoundRule
 from .carried import carried
 from .codecs import encode, encoded_bytes, new_scratch
 from .vector import FlatVector
@@ -35,6 +35,18 @@ class FrameWriter:
         self._kept = memoryview(bytearray(MAX_FRAME_BYTES)) if kept else None
         self._scratch = new_scratch()
 
+    def parts(
+        self, envelope: Envelope, stream: Stream, codec: Codec, shard: int, start: int, values: Tensor
+    ) -> tuple[memoryview, ...]:
+        """The same bytes as `frame`, without a copy of values that travel as they are: the header, then the values' own
+        memory, which must not change before they are sent."""
+        if codec not in LOSSLESS:
+            return (self.frame(envelope, stream, codec, shard, start, values),)
+        payload = values.numpy().data.cast("B")
+        room = np.empty(HEADER_BYTES, np.uint8).data if self._kept is None else self._kept[:HEADER_BYTES]
+        _header(envelope, stream, codec, shard, start, values.numel(), len(payload)).pack_into(room)
+        return room, payload
+
     def frame(
         self, envelope: Envelope, stream: Stream, codec: Codec, shard: int, start: int, values: Tensor
     ) -> memoryview:
@@ -43,12 +55,15 @@ class FrameWriter:
         # Not a bytearray, which would be filled with zeros first.
         room = np.empty(HEADER_BYTES + size, np.uint8).data if self._kept is None else self._kept
         encode(codec, values, room[HEADER_BYTES:], self._scratch)
-        header = Header(
-            envelope.kind, stream, codec, envelope.session, envelope.generation, envelope.round, envelope.number,
-            shard, start, values.numel(), size, attempt=envelope.attempt,
-        )  # fmt: skip
-        header.pack_into(room)
+        _header(envelope, stream, codec, shard, start, values.numel(), size).pack_into(room)
         return room[: HEADER_BYTES + size]
+
+
+def _header(envelope: Envelope, stream: Stream, codec: Codec, shard: int, start: int, count: int, size: int) -> Header:
+    return Header(
+        envelope.kind, stream, codec, envelope.session, envelope.generation, envelope.round, envelope.number,
+        shard, start, count, size, attempt=envelope.attempt,
+    )  # fmt: skip
 
 
 def contribution_bytes(layout: Layout, rule: RoundRule) -> int:
@@ -59,12 +74,12 @@ def contribution_bytes(layout: Layout, rule: RoundRule) -> int:
 
 def contribution_frames(
     writer: FrameWriter, envelope: Envelope, contribution: FlatVector, rule: RoundRule
-) -> Iterator[memoryview]:
-    """The frames of a contribution: gradients in the parameters' section, buffers and counters in theirs."""
+) -> Iterator[tuple[memoryview, ...]]:
+    """The frames of a contribution, in parts: gradients in the parameters' section, buffers and counters in theirs."""
     for stream_rule, shard in carried(contribution.layout, rule):
         for start, count in shard.chunks():
             values = contribution.slice(stream_rule.stream, start, count)
-            yield writer.frame(envelope, stream_rule.stream, stream_rule.up, shard.index, start, values)
+            yield writer.parts(envelope, stream_rule.stream, stream_rule.up, shard.index, start, values)
 
 
 def value_frames(

@@ -103,7 +103,7 @@ class Hostile:
         tag = session_tag(self.room.session)
         envelope = Envelope(Kind.CONTRIBUTION, tag, grant.generation, grant.round, grant.number)
         writer = FrameWriter()
-        return [bytes(frame) for frame in contribution_frames(writer, envelope, self.vector, self.rule)]
+        return [b"".join(parts) for parts in contribution_frames(writer, envelope, self.vector, self.rule)]
 
     def send(self, frames: Iterable[bytes], change: Callable[[bytes], bytes] = bytes) -> None:
         with contextlib.suppress(ConnectionClosed):

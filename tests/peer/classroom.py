@@ -76,10 +76,10 @@ class Wire:
         self.sent.append(message)
         return True
 
-    def send_frames(self, frames: Iterable[memoryview]) -> Upload:
+    def send_frames(self, frames: Iterable[tuple[memoryview, ...]]) -> Upload:
         upload = Upload(frames)
-        while (frame := upload.pull()) is not None:
-            self.frames.append(bytes(frame))
+        while (parts := upload.pull()) is not None:
+            self.frames.append(b"".join(parts))
         upload.end()
         return upload
 

@@ -57,7 +57,7 @@ def contribution(layout: Layout, seed: int) -> FlatVector:
 
 def frames_of(vector: FlatVector, rule: RoundRule, number: int, round: int = 1) -> list[bytes]:
     envelope = Envelope(Kind.CONTRIBUTION, TAG, GENERATION, round, number)
-    return [bytes(frame) for frame in contribution_frames(WRITER, envelope, vector, rule)]
+    return [b"".join(parts) for parts in contribution_frames(WRITER, envelope, vector, rule)]
 
 
 def holder_of(view: FlatVector, rule: RoundRule, shards: Iterable[int] | None = None) -> Holder:

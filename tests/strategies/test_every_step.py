@@ -71,8 +71,8 @@ def test_twenty_rounds_of_three_peers_are_twenty_steps_of_one_process(optimizer:
             peer.end_lease()
             holder.expect(Expect(1, round, number))
             envelope = Envelope(Kind.CONTRIBUTION, tag, 1, round, number)
-            for frame in contribution_frames(writer, envelope, peer.finish()[0], rule):
-                report = holder.stage(bytes(frame))
+            for parts in contribution_frames(writer, envelope, peer.finish()[0], rule):
+                report = holder.stage(b"".join(parts))
             assert report is not None
             weights.append((number, part.stop - part.start))
         prepare = Prepare(1, round, 1, tuple(weights), 24, optimizer, optimizer.lr, 0.0)
