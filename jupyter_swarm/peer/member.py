@@ -323,6 +323,8 @@ class Member:
             packets.apply(self.view)
             self.version = commit.round
         self._resyncs = 0
+        # What follows is done while the answer is on its way.
+        self._want_work()
         self._begin()
         self._record.add_round(
             {
@@ -337,8 +339,6 @@ class Member:
         if report is not None:
             self._port.send(report)
         self._record.set(samples_here=self._stopwatch.samples)
-        self._want_work()
-        # Nobody waits for the digest.
         shard = self.layout.shards[commit.digest_shard]
         self._port.send(ViewDigest(self.generation, self.version, shard.index, self.view.digest(shard)))
 
