@@ -38,7 +38,6 @@ SHOWN = ("ipython", "ipykernel", "ipywidgets", "jupyter_server", "numpy", "torch
 _INSTALL_SECONDS = 900
 _QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 _CELL = """
-
 import jupyter_swarm
 session = jupyter_swarm.join({link!r}, "colab", agree={digest!r})
 finished = session.wait(120)
