@@ -48,7 +48,7 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         reason = f"it starts from version {message.base_version}, the round from {state.version}"
         return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
     weight = sum(lease.count for lease in held)
-    reason = _bad_numbers(state, message) or _too_large(state, peer, held, message.norms[_GRADIENT] / weight)
+    reason = _bad_numbers(state, message) or _too_large(state, peer, held, message.norms[_GRADIENT])
     if reason:
         effects = work.strike(state, peer, f"its contribution was refused: {reason}")
         return effects + _refuse(state, peer, message.key, reason, now, failed=True)
@@ -81,12 +81,14 @@ def _bad_numbers(state: State, message: Announce) -> str:
 
 
 def _too_large(state: State, peer: Peer, held: list[Lease], norm: float) -> str:
-    """Why a norm (of the mean gradient) is too far above the usual one to count, or ''.
+    """Why a contribution would move the model too far beyond what is usual to count, or ''.
 
+    Measured is what it adds to the round's mean gradient, so that few samples, whose mean varies more, may vary more.
     Samples that failed on another peer before are believed: if two compute a large gradient, the samples are the
     cause, and to give them up would keep the model from learning them.
     """
     limit, usual = state.rule.norm_limit, state.usual_norm
+    norm /= state.round.target
     confirmed = all(lease.failures and (lease.failed_on != peer.id or state.crowd.active <= 1) for lease in held)
     if not (limit and usual) or confirmed or len(state.recent_norms) < NORMS_BEFORE_LIMIT or norm <= limit * usual:
         return ""

@@ -108,7 +108,7 @@ def test_a_norm_far_above_the_usual_one_is_refused():
     weight = sum(world.state.book.leases[lease].count for lease in leases)
     peer.key += 1
     world.handle(
-        e.Said("a", m.Announce(1, 11, 1, peer.key, 10, leases, {"gradient": 0.5 * weight * 20}, 1.0, weight, 1000))
+        e.Said("a", m.Announce(1, 11, 1, peer.key, 10, leases, {"gradient": 0.5 * 16 * 20}, 1.0, weight, 1000))
     )
     assert notes(world, "its norm is 20 times the usual one (10 times are allowed)")
     world.run_rounds(1)

@@ -17,7 +17,9 @@ _COLORS = ("tab:gray", "tab:orange", "tab:red", "tab:purple", "tab:cyan", "tab:o
 
 def draw(stored: Stored, marks: dict[str, tuple[str, int]], path: Path) -> None:
     """Write the figure as PNG. marks: for some peers what happened to them, and in which round."""
-    colors = {name: _COLORS[number % len(_COLORS)] for number, name in enumerate(stored.names.values())}
+    # By name, so that the same part has the same color in every run; in the order of joining, as the heights are.
+    by_name = sorted(stored.names.values())
+    colors = {name: _COLORS[by_name.index(name) % len(_COLORS)] for name in stored.names.values()}
     figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy, shares = figure.subplots(3, 1, sharex=True)
