@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..protocol.errors import LayoutError, RecipeError, SessionError, VersionMismatch
 from ..protocol.invites import hash_secret, new_secret
-from ..protocol.messages import PROTOCOL_VERSION, Hello
+from ..protocol.messages import PROTOCOL_VERSION, Hello, Progress
 from ..protocol.rules import SessionSpec
 from ..store.rows import Member
 from .sockets import Connection
@@ -31,7 +31,7 @@ class Attached:
         self.behind: int | None = None
         self.restarts = 0
         self.told = ""
-        self.progress: dict[str, float] = {}
+        self.progress = Progress(0.0, 0.0, 0.0)
 
     @property
     def id(self) -> str:

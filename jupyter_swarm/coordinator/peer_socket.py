@@ -78,5 +78,5 @@ class PeerSocket(FrameSocket, SwarmSocket):
         check_hello(hello, invite.role, self._runtime.spec_now(), len(self._runtime.members.peers()))
         await self.manager.admit(self._session, self.invite_secret or "", hello.token)
         if not self.connection.closing:
-            self._runtime.attach(self.connection, hello, invite.role, invite.number)
+            self._runtime.attach(self.connection, hello, invite.role)
             self._attached = True

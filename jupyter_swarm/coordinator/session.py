@@ -179,7 +179,7 @@ class SessionRuntime:
 
     # --- members
 
-    def attach(self, connection: Connection, hello: m.Hello, role: str, invite_id: object = None) -> None:
+    def attach(self, connection: Connection, hello: m.Hello, role: str) -> None:
         """Let a member in. Raises `SwarmError` with the reason if it cannot be."""
         check_hello(hello, role, self.spec_now(), len(self.members.peers()))
         member, token, new = self.members.identify(hello)
@@ -217,6 +217,8 @@ class SessionRuntime:
         self.joining.stop(attached)
         self.holding.lost(attached.id)
         self.handle(MemberLost(attached.id, reason))
+        saw = self.store.database.saw_members
+        self.spawn(self.store.run_in_store(saw, self.spec.session, [attached.id], self.now()))
 
     def rejoin(self, attached: Attached) -> None:
         """A peer whose view is not right begins again on the same connection."""
@@ -237,7 +239,7 @@ class SessionRuntime:
             case m.ViewDigest():
                 self.joining.reported(attached, message)
             case m.Progress():
-                attached.progress = {name: float(value) for name, value in msgspec.structs.asdict(message).items()}
+                attached.progress = message
             case m.Adopted() | m.StateSent():
                 self.holding.answered(attached, message)
             case m.Goodbye():

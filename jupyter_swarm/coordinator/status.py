@@ -6,11 +6,15 @@ import msgspec
 
 from ..decisions.explain import explain, explain_peer
 from ..decisions.state import State
+from ..protocol.messages import Progress
 from .members import Members
 
 
 class PeerStatus(msgspec.Struct, frozen=True):
-    """One connected peer. `speed`: samples per second; `share`: of all samples accepted since the server started."""
+    """One connected peer. `speed`: samples per second; `share`: of all samples accepted since the server started.
+
+    As the peer tells: `computing`, the share of the last seconds in which it computed, and its `memory` in bytes.
+    """
 
     id: str
     name: str
@@ -21,6 +25,8 @@ class PeerStatus(msgspec.Struct, frozen=True):
     speed: float
     samples: int
     share: float
+    computing: float
+    memory: int
     bytes_sent: int
     bytes_received: int
 
@@ -60,6 +66,8 @@ def status_of(state: State, members: Members, name: str, metrics: dict[str, floa
                 speed=peer.speed,
                 samples=peer.samples,
                 share=peer.samples / total,
+                computing=_computing(attached.progress) if attached else 0.0,
+                memory=attached.progress.memory if attached else 0,
                 bytes_sent=attached.connection.bytes_sent if attached else 0,
                 bytes_received=attached.connection.bytes_received if attached else 0,
             )
@@ -77,3 +85,8 @@ def status_of(state: State, members: Members, name: str, metrics: dict[str, floa
         holders=list(state.holders),
         metrics=dict(metrics),
     )
+
+
+def _computing(progress: Progress) -> float:
+    seconds = progress.computing + progress.waiting
+    return progress.computing / seconds if seconds else 0.0

@@ -17,7 +17,7 @@ def joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
         effects += lost(state, MemberLost(event.member, "it connected again"), now)
     if event.role == "holder":
         return effects + _holder_joined(state, event, now)
-    state.peers[event.member] = Peer(event.member, event.name or event.member, event.device, joined_at=now)
+    state.peers[event.member] = Peer(event.member, event.name or event.member, event.device)
     effects.append(Note("info", f"{event.name or event.member} joined ({event.device}).", event.member))
     if state.phase == "finished":
         effects.append(Tell(event.member, Status(state.generation, "finished", state.ending)))

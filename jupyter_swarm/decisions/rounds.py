@@ -74,7 +74,6 @@ def open_round(state: State, now: float) -> list[Effect]:
     state.phase = "open"
     if new:
         state.round.target = state.target
-        state.round.opened_at = now
         leases.draw(state.book, state.target)
     return effects + work.dispatch(state, now)
 
@@ -229,7 +228,7 @@ def prepare_failed(state: State, holder: str, message: PrepareFailed, now: float
 
 def abort(state: State, reason: str, now: float) -> list[Effect]:
     """This attempt is void: the old state stays, all its samples are free again, the next attempt begins."""
-    effects = _void(state, reason, now)
+    effects = _void(state, reason)
     effects.append(Note("warning", f"Round {state.round.number} starts again: {reason}."))
     state.phase = "open"
     if state.replace:
@@ -237,7 +236,7 @@ def abort(state: State, reason: str, now: float) -> list[Effect]:
     return effects + work.dispatch(state, now)
 
 
-def _void(state: State, reason: str, now: float) -> list[Effect]:
+def _void(state: State, reason: str) -> list[Effect]:
     """Give back all that was leased and contributed in this attempt; evaluation goes on."""
     current = state.round
     old = (state.generation, current.number, current.attempt)
@@ -248,7 +247,6 @@ def _void(state: State, reason: str, now: float) -> list[Effect]:
         number=current.number,
         attempt=current.attempt + 1,
         target=current.target,
-        opened_at=now,
         failed_attempts=current.failed_attempts,
     )
     for peer in state.peers.values():
@@ -264,7 +262,7 @@ def finishing(state: State, now: float) -> list[Effect]:
     effects: list[Effect] = []
     if state.phase != "finishing":
         if state.round.target:
-            effects = _void(state, state.ending, now)
+            effects = _void(state, state.ending)
         state.phase = "finishing"
     evaluation = state.evaluation
     if evaluation is None or state.paused or not state.crowd.active:

@@ -73,7 +73,6 @@ class Peer(msgspec.Struct):
     id: str
     name: str
     device: str = "cpu"
-    joined_at: float = 0.0
     synced: bool = False
     version: int = -1
     paused: str = ""
@@ -123,7 +122,6 @@ class Round(msgspec.Struct):
     number: int
     attempt: int = 1
     target: int = 0
-    opened_at: float = 0.0
     contributions: dict[int, Contribution] = {}
     queue: list[int] = []
     uploading: int = 0

@@ -109,14 +109,6 @@ class Journal:
             if file.read(1):
                 raise _damaged(path, "Something follows its end.")
 
-    @property
-    def bytes_since_snapshot(self) -> int:
-        """Bytes of packets that a restart would have to read. Raises `StoreError`."""
-        snapshot = max(snapshots_in(self.folder), default=0)
-        rounds = [round_file(self.folder, round) for round in rounds_in(self.folder) if round > snapshot]
-        with disk_errors("look into", self.folder):
-            return sum(path.stat().st_size for path in rounds)
-
     def recover(self, last_round: int) -> range:
         """Clean up after a server that died, and say which rounds follow the newest snapshot (version 0 without one).
 

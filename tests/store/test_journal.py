@@ -142,15 +142,6 @@ def test_a_full_disk_leaves_nothing_of_the_round_and_all_of_the_one_before(small
     assert journal.recover(2) == range(1, 3)
 
 
-def test_bytes_since_the_snapshot_are_those_that_a_restart_would_read(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    assert journal.bytes_since_snapshot == 0
-    sizes = [journal.write_round(i, [frame(i, 100 * i)]) for i in (1, 2, 3)]
-    assert journal.bytes_since_snapshot == sum(sizes)
-    snapshot_file(tmp_path, 2).write_bytes(b"")
-    assert journal.bytes_since_snapshot == sizes[2]
-
-
 def test_recovery_keeps_what_is_recorded_and_not_yet_in_a_snapshot(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for i in range(1, 7):
