@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .optim import SGD as SGD
     from .optim import AdamW as AdamW
     from .optim import Nesterov as Nesterov
+    from .optim import Sophia as Sophia
     from .peer.api import Session as Session
     from .peer.api import host as host
     from .peer.api import join as join
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .peer.recipe import Data as Data
     from .peer.recipe import Recipe as Recipe
     from .strategies import EveryStep as EveryStep
+    from .strategies import LocalUpdates as LocalUpdates
+    from .strategies import WarmStart as WarmStart
 
 __version__ = "0.1.0"
 
@@ -29,10 +32,13 @@ _EXPORTS = {
     "AdamW": ".optim",
     "Data": ".peer.recipe",
     "EveryStep": ".strategies",
+    "LocalUpdates": ".strategies",
     "Nesterov": ".optim",
     "Recipe": ".peer.recipe",
     "SGD": ".optim",
     "Session": ".peer.api",
+    "Sophia": ".optim",
+    "WarmStart": ".strategies",
     "host": ".peer.api",
     "join": ".peer.api",
     "train": ".peer.api",

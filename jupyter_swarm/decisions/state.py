@@ -200,7 +200,16 @@ class State(msgspec.Struct):
     def learning_rate(self) -> float:
         """The learning rate of the round under way."""
         optimizer = self.rule.optimizer
-        return optimizer.lr * optimizer.schedule.factor(self.samples_done) * self.settings.learning_rate_scale
+        chosen = self.settings.learning_rate if self.rule.inner_optimizer is None else 0.0
+        return (chosen or optimizer.lr) * optimizer.schedule.factor(self.samples_done)
+
+    @property
+    def inner_learning_rate(self) -> float:
+        """The learning rate of the inner steps of the round under way (0.0 in a round of samples)."""
+        optimizer = self.rule.inner_optimizer
+        if optimizer is None:
+            return 0.0
+        return (self.settings.learning_rate or optimizer.lr) * optimizer.schedule.factor(self.samples_done)
 
     def holding(self) -> list[str]:
         """The holders that have shards, in the order in which they came."""

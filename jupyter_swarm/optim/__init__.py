@@ -3,6 +3,6 @@
 Importing this package brings only the plain settings, no torch; `slices` and `torch_optimizer` hold the arithmetic.
 """
 
-from ..protocol.rules import SGD, AdamW, Nesterov, OptimizerRule, Schedule
+from ..protocol.rules import SGD, AdamW, Nesterov, OptimizerRule, Schedule, Sophia
 
-__all__ = ["SGD", "AdamW", "Nesterov", "OptimizerRule", "Schedule"]
+__all__ = ["SGD", "AdamW", "Nesterov", "OptimizerRule", "Schedule", "Sophia"]

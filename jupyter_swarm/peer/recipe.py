@@ -29,7 +29,7 @@ import torch
 
 from ..protocol.errors import RecipeError
 from ..protocol.rules import OptimizerRule
-from ..strategies import EveryStep
+from ..strategies import Strategy
 
 _READY = Path(__file__).resolve().parent.parent / "recipes"
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")
@@ -71,7 +71,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     data: Callable[[], Data]
     loss: Callable[[torch.nn.Module, Batch], torch.Tensor]
     optimizer: OptimizerRule
-    strategy: EveryStep
+    strategy: Strategy
     metrics: Mapping[str, Callable[[torch.nn.Module, Batch], torch.Tensor | float]] = {}
     micro_batch: int = 64
     rounds: int = 0

@@ -14,7 +14,7 @@ import msgspec
 from .errors import ProtocolError
 from .layout import Layout
 from .records import ShardDigest
-from .rules import OptimizerRule, SessionSettings, SessionSpec
+from .rules import OptimizerRule, SessionSettings, SessionSpec, StrategyChange
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 8 << 20
@@ -39,7 +39,8 @@ class Heartbeat(Message, frozen=True):
 
 class Hello(Message, frozen=True):
     """The first message on a connection. `version` is the version of the view that the sender still has (-1: none);
-    `token` makes it the member it was before; `agreed` is the SHA-256 of the recipe it agreed to run."""
+    `token` makes it the member it was before; `agreed` is the SHA-256 of the recipe it agreed to run. `own_samples`:
+    how many samples of its own it trains on, which stay with it (0: it takes the session's)."""
 
     protocol: int
     software: str
@@ -51,6 +52,7 @@ class Hello(Message, frozen=True):
     generation: int = 0
     version: int = -1
     device: str = "cpu"
+    own_samples: int = 0
 
 
 class WantSnapshot(Message, frozen=True):
@@ -78,18 +80,21 @@ class WantWork(Message, frozen=True):
 
 
 class LeaseDone(Message, frozen=True):
-    """A lease is computed, or failed with the reason `failed`. `sums` holds the sums of an evaluation's metrics."""
+    """A lease is computed, or failed with the reason `failed`. `sums` holds the sums of an evaluation's metrics over
+    `count` samples. `computed`: how many of the samples of a lease of steps, from its start on, are computed; the rest
+    goes back (-1: all)."""
 
     generation: int
     lease: int
     failed: str = ""
     sums: dict[str, float] = {}
     count: int = 0
+    computed: int = -1
 
 
 class Announce(Message, frozen=True):
     """A contribution is ready to be sent. `leases` are all that went into it; norms are L2 norms by stream name;
-    `key` is the sender's own number for it."""
+    `key` is the sender's own number for it; `steps` the inner steps it is made of."""
 
     generation: int
     round: int
@@ -101,6 +106,7 @@ class Announce(Message, frozen=True):
     loss_sum: float
     loss_count: int
     bytes: int
+    steps: int = 0
 
 
 class ViewDigest(Message, frozen=True):
@@ -159,7 +165,8 @@ class SnapshotOffer(Message, frozen=True):
 
 
 class LeaseGrant(Message, frozen=True):
-    """Work: samples at the positions [start, stop). For evaluations these are indices of the held-out part."""
+    """Work: samples at the positions [start, stop). For evaluations these are indices of the held-out part; with `own`
+    they count the receiver's own data. In a round of steps `learning_rate` is that of its inner steps."""
 
     generation: int
     round: int
@@ -168,10 +175,13 @@ class LeaseGrant(Message, frozen=True):
     kind: Literal["train", "evaluate"]
     start: int
     stop: int
+    learning_rate: float = 0.0
+    own: bool = False
 
 
 class ContributeNow(Message, frozen=True):
-    """The round has no more work to give: announce what you have computed for it."""
+    """The round has no more work to give, or others wait: announce what you have computed for it. A lease of steps that
+    is being computed ends with the step under way."""
 
     generation: int
     round: int
@@ -249,6 +259,13 @@ class Settings(Message, frozen=True):
 
     generation: int
     settings: SessionSettings
+
+
+class Strategy(Message, frozen=True):
+    """The rules of the rounds to come: all changes of the session's spec, as they are now."""
+
+    generation: int
+    changes: tuple[StrategyChange, ...]
 
 
 class Resync(Message, frozen=True):
@@ -418,8 +435,8 @@ FromMember = (
 """What the coordinator reads."""
 ToMember = (
     Heartbeat | Welcome | SnapshotOffer | LeaseGrant | ContributeNow | Grant | Accepted | Dropped | Commit | Abort
-    | Evaluated | Status | Settings | Resync | Refused | HolderWelcome | Adopt | Expect | Forget | Prepare | ClipBy
-    | Install | WantState | Revert
+    | Evaluated | Status | Settings | Strategy | Resync | Refused | HolderWelcome | Adopt | Expect | Forget | Prepare
+    | ClipBy | Install | WantState | Revert
 )  # fmt: skip
 """What peers and holders read."""
 

@@ -35,7 +35,12 @@ class BookState(msgspec.Struct, frozen=True):
 
 
 class Contributor(msgspec.Struct, frozen=True):
-    """One accepted contribution. `number` is its place in the merging order; norms are keyed by stream name."""
+    """One accepted contribution. `number` is its place in the merging order; norms are keyed by stream name.
+
+    own: samples of the peer's own data (beside those of `leases`). steps: inner steps. seconds: from the grant of its
+    leases until they were done; waiting: seconds since the peer's contribution before in which it had nothing to do,
+    and for what, in words; bytes: of the upload.
+    """
 
     number: int
     contribution: int
@@ -46,6 +51,12 @@ class Contributor(msgspec.Struct, frozen=True):
     loss_sum: float
     loss_count: int
     norms: dict[str, float]
+    own: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+    waited_for: str = ""
+    bytes: int = 0
 
 
 class ShardDigest(msgspec.Struct, frozen=True):
@@ -57,7 +68,8 @@ class ShardDigest(msgspec.Struct, frozen=True):
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
-    """One committed round: the step from version `round - 1` to version `round`."""
+    """One committed round: the step from version `round - 1` to version `round`. `strategy`: the name of its rule's
+    strategy; `inner_learning_rate`: of its inner steps, if it is a round of steps."""
 
     session: str
     generation: int
@@ -72,6 +84,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
     target: int
     unix_time: float
     format: int = RECORD_VERSION
+    strategy: str = ""
+    inner_learning_rate: float = 0.0
 
     @property
     def mean_loss(self) -> float:

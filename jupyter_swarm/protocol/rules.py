@@ -74,7 +74,29 @@ class AdamW(msgspec.Struct, frozen=True, tag="adamw"):
     schedule: Schedule = Schedule()
 
 
-OptimizerRule = SGD | AdamW
+class Sophia(msgspec.Struct, frozen=True, tag="sophia"):
+    """Sophia (Liu et al., arXiv 2305.14342, algorithm 3): momentum, divided by a diagonal Hessian estimate and clipped.
+
+        m = β1 m + (1 - β1) g;  every `hessian_every` steps  h = β2 h + (1 - β2) ĥ
+        θ = θ - lr·λ·θ;  θ = θ - lr · clip(m / max(ρ h, ε), 1)
+
+    estimator: "gnb" (Gauss-Newton-Bartlett, algorithm 2: ĥ = B·ĝ⊙ĝ, where ĝ is the gradient of the mean loss with B
+    labels sampled from the model's own predictions) or "hutchinson" (algorithm 1: ĥ = u⊙∇⟨∇L, u⟩, u normal). There is
+    no bias correction: h needs hessian_every/(1 - β2) steps to fill, so runs below 1,000 steps do better with betas
+    (0.9, 0.95) and hessian_every 5 than with the paper's (0.965, 0.99) and 10, which are the defaults.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.965, 0.99)
+    rho: float = 0.04
+    eps: float = 1e-15
+    weight_decay: float = 0.1
+    estimator: Literal["gnb", "hutchinson"] = "gnb"
+    hessian_every: int = 10
+    schedule: Schedule = Schedule()
+
+
+OptimizerRule = SGD | AdamW | Sophia
 
 
 def Nesterov(  # noqa: N802  a name of the field, used like the classes beside it
@@ -87,8 +109,8 @@ def Nesterov(  # noqa: N802  a name of the field, used like the classes beside i
 class StreamRule(msgspec.Struct, frozen=True):
     """How one stream travels up and down and how the peers' parts of it become one.
 
-    merge: "sum" divides the sum of contributions by the round's samples (gradients); "mean" weighs each contribution
-    by its samples (buffers); "maximum" takes the largest (counters).
+    merge: "sum" divides the sum of contributions by the round's samples (gradients, Hessian estimates); "mean" weighs
+    each contribution by its samples (pseudo-gradients, buffers); "maximum" takes the largest (counters).
     """
 
     stream: Stream
@@ -107,12 +129,15 @@ DEFAULT_STREAMS = (
 class RoundRule(msgspec.Struct, frozen=True):
     """Everything that decides how a round goes: what it owns, when it closes, how it is merged, what then happens.
 
-    work: "samples": the round owns exactly `target_batch` sample indices; "steps": each peer makes `inner_steps`
-    inner steps. contribution: what is sent for it. fragments: the parameters are exchanged in so many parts in turn.
-    quorum: the share of active peers that closes a round of steps once `grace` seconds are over. staleness: how many
-    rounds late a contribution may count. norm_limit: a contribution whose norm is above so many times the running
-    median of accepted ones is refused (0: never). clip_norm: the L2 norm that the merged gradient is clipped to over
-    all holders (0: not clipped).
+    optimizer: what the holders run on the merged contribution (for rounds of steps: the outer optimizer). work:
+    "samples": the round owns exactly `target_batch` sample indices; "steps": the fastest peer makes `inner_steps` steps
+    of `inner_optimizer` on `inner_batch` samples each, slower ones fewer. contribution: what is sent for it. fragments:
+    the parameters are exchanged in so many parts in turn. quorum: once this share of a round's peers has made its
+    steps, the others are asked for what they have; `grace`: so many seconds at most the round then waits for them.
+    staleness: how many rounds late a contribution may count. norm_limit: a contribution whose norm is above so many
+    times the running median of accepted ones is refused (0: never). clip_norm: the L2 norm that the merged gradient is
+    clipped to over all holders (0: not clipped); `inner_clip_norm`: that of each inner step's gradient. predictions:
+    how many predictions the loss of one sample is the mean of (tokens in a window of text).
     """
 
     strategy: str
@@ -130,6 +155,10 @@ class RoundRule(msgspec.Struct, frozen=True):
     norm_limit: float = 10.0
     clip_norm: float = 0.0
     version: int = RULE_VERSION
+    inner_optimizer: OptimizerRule | None = None
+    inner_batch: int = 0
+    inner_clip_norm: float = 0.0
+    predictions: int = 1
 
     def stream(self, stream: Stream) -> StreamRule:
         """The rule of one stream. Raises KeyError if the rule does not carry it."""
@@ -138,6 +167,18 @@ class RoundRule(msgspec.Struct, frozen=True):
                 return rule
         raise KeyError(stream)
 
+    def streams_of(self, round: int) -> tuple[StreamRule, ...]:
+        """The streams that contributions to `round` carry: the Hessian's only when an estimate is due."""
+        due = isinstance(self.optimizer, Sophia) and (round - 1) % self.optimizer.hessian_every == 0
+        return self.streams if due else tuple(rule for rule in self.streams if rule.stream != Stream.HESSIAN)
+
+
+class StrategyChange(msgspec.Struct, frozen=True):
+    """From `round` on, `rule` holds."""
+
+    round: int
+    rule: RoundRule
+
 
 class SessionSettings(msgspec.Struct, frozen=True):
     """What the instructor sets for a session. All but `seed` may change while it runs, from one round to the next.
@@ -145,7 +186,10 @@ class SessionSettings(msgspec.Struct, frozen=True):
     rounds: the session ends after so many (0: when somebody stops it). evaluate_every: rounds between held-out
     evaluations (0: only at the end). minimum_peers: rounds wait for so many synced peers. capacity: peers at once.
     upload_bytes: granted uploads under way at once, in bytes. lease_seconds: least time a lease may take.
-    learning_rate_scale: a factor on the rule's learning rate. snapshot_rounds: rounds between snapshots on disk.
+    learning_rate: of the optimizer that steps on gradients, which a schedule multiplies (0: as the rule says).
+    target_batch, inner_steps: instead of the rule's (0: as it says). snapshot_rounds: rounds between snapshots on disk.
+    checkpoint_rounds: rounds between checkpoints (0: only at the end). own_samples: of data that stays with its peer at
+    most so many samples count in a round (0: such data is not admitted).
     """
 
     seed: int = 0
@@ -155,13 +199,22 @@ class SessionSettings(msgspec.Struct, frozen=True):
     capacity: int = 256
     upload_bytes: int = 1 << 30
     lease_seconds: float = 60.0
-    learning_rate_scale: float = 1.0
+    learning_rate: float = 0.0
     target_batch: int = 0
     snapshot_rounds: int = 50
+    inner_steps: int = 0
+    checkpoint_rounds: int = 0
+    own_samples: int = 0
 
 
 class SessionSpec(msgspec.Struct, frozen=True):
-    """What a session is, fixed when it is opened. `initial` is the blob with the first parameters (safetensors)."""
+    """What a session is, fixed when it is opened, but for `settings` and `changes`.
+
+    rule: of the first round; `changes`, by ascending round, say what holds later. Blobs: `initial` has the first
+    parameters (safetensors), `data` the samples that every peer trains on ('': each peer loads them by the recipe),
+    `export` files that go into checkpoints, as (name, blob). parent: the manifest's SHA-256 of the checkpoint that the
+    session goes on from.
+    """
 
     name: str
     recipe: str
@@ -172,6 +225,23 @@ class SessionSpec(msgspec.Struct, frozen=True):
     held_out: int
     initial: str
     session: str = ""
+    changes: tuple[StrategyChange, ...] = ()
+    data: str = ""
+    export: tuple[tuple[str, str], ...] = ()
+    parent: str = ""
+
+    def rule_of(self, round: int) -> RoundRule:
+        """The rule that holds for `round`."""
+        return rule_of(self.rule, self.changes, round)
+
+
+def rule_of(first: RoundRule, changes: tuple[StrategyChange, ...], round: int) -> RoundRule:
+    """The rule that holds for `round`: that of the last change before or at it."""
+    result = first
+    for change in changes:
+        if change.round <= round:
+            result = change.rule
+    return result
 
 
 def check_spec(spec: SessionSpec) -> None:
@@ -182,11 +252,36 @@ def check_spec(spec: SessionSpec) -> None:
             todo="Check what the recipe's data() returns: its `train` part must have at least one sample.",
         )
     check_settings(spec.settings, spec.samples)
-    if spec.rule.work != "samples":
-        raise SettingError(f"This version cannot run rounds of {spec.rule.work}.", todo="Use the strategy EveryStep.")
-    if spec.rule.version != RULE_VERSION:
-        raise SettingError(f"The rule has format {spec.rule.version}; this server reads format {RULE_VERSION}.")
-    check_target(spec.settings.target_batch or spec.rule.target_batch, spec.samples)
+    rounds = [change.round for change in spec.changes]
+    if rounds != sorted(set(rounds)) or (rounds and rounds[0] < 2):
+        raise SettingError(f"The strategy changes in rounds {rounds}.", todo="Name ascending rounds, from 2 on.")
+    for rule in (spec.rule, *(change.rule for change in spec.changes)):
+        check_rule(rule, spec.settings, spec.samples)
+
+
+def check_rule(rule: RoundRule, settings: SessionSettings, samples: int) -> None:
+    """Raises `SettingError` for a rule by which no round could be made."""
+    if rule.version != RULE_VERSION:
+        raise SettingError(f"The rule has format {rule.version}; this server reads format {RULE_VERSION}.")
+    if rule.merging != "staged":
+        raise SettingError(f"This version cannot merge {rule.merging!r} rounds.", todo="Choose merging='staged'.")
+    if rule.work == "samples":
+        check_target(settings.target_batch or rule.target_batch, samples)
+        return
+    if rule.inner_optimizer is None or rule.inner_batch < 1 or (settings.inner_steps or rule.inner_steps) < 1:
+        raise SettingError(
+            "The rule says no steps.", todo="Choose at least 1 step and a batch of at least 1 sample, and an optimizer."
+        )
+    if rule.inner_batch > samples:
+        raise SettingError(
+            f"A batch of {rule.inner_batch} samples, but the data set has only {samples}.",
+            todo=f"Choose a batch of at most {samples}.",
+        )
+    if not 0.0 < rule.quorum <= 1.0 or rule.grace < 0 or rule.staleness < 0:
+        raise SettingError(
+            f"quorum is {rule.quorum}, grace {rule.grace}, staleness {rule.staleness}.",
+            todo="Choose a quorum above 0 and at most 1; grace and staleness cannot be negative.",
+        )
 
 
 def check_target(target: int, samples: int) -> None:
@@ -205,8 +300,9 @@ def check_settings(settings: SessionSettings, samples: int) -> None:
     """Raises `SettingError` for a value out of its range."""
     limits = {
         "rounds": (0, 10**9), "evaluate_every": (0, 10**9), "minimum_peers": (1, 10**6), "capacity": (1, 10**6),
-        "upload_bytes": (1, 2**50), "lease_seconds": (1.0, 86400.0), "learning_rate_scale": (0.0, 1e6),
-        "target_batch": (0, samples), "snapshot_rounds": (1, 10**6),
+        "upload_bytes": (1, 2**50), "lease_seconds": (1.0, 86400.0), "learning_rate": (0.0, 1e6),
+        "target_batch": (0, samples), "snapshot_rounds": (1, 10**6), "inner_steps": (0, 10**6),
+        "checkpoint_rounds": (0, 10**9), "own_samples": (0, 10**9),
     }  # fmt: skip
     for name, (low, high) in limits.items():
         value = getattr(settings, name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..protocol.layout import Layout, Stream
-from ..protocol.rules import Codec, OptimizerRule, RoundRule, StreamRule
+from ..protocol.rules import Codec, OptimizerRule, RoundRule, Sophia, StreamRule
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,19 +39,22 @@ class EveryStep(msgspec.Struct, frozen=True):
     down: Codec = Codec.FP32
     norm_limit: float = 10.0
 
-    def rule(self, optimizer: OptimizerRule) -> RoundRule:
-        """The plain data that the session follows."""
+    def rule(self, optimizer: OptimizerRule, predictions: int = 1) -> RoundRule:
+        """The plain data that the session follows; `optimizer` is the recipe's."""
+        hessian = (StreamRule(Stream.HESSIAN, up=self.up),) if isinstance(optimizer, Sophia) else ()
         return RoundRule(
             strategy="EveryStep",
             optimizer=optimizer,
             target_batch=self.target_batch,
             streams=(
                 StreamRule(Stream.GRADIENT, up=self.up, down=self.down),
+                *hessian,
                 StreamRule(Stream.BUFFER, merge="mean"),
                 StreamRule(Stream.COUNTER, up=Codec.INT64, down=Codec.INT64, merge="maximum"),
             ),
             clip_norm=self.clip_norm,
             norm_limit=self.norm_limit,
+            predictions=predictions,
         )
 
     def worker(self, layout: Layout, model: nn.Module) -> GradientSum:

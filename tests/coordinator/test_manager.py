@@ -66,8 +66,8 @@ async def test_what_could_not_be_trained_is_refused_and_leaves_nothing(tmp_path:
 async def test_settings_change_and_outlive_the_server(tmp_path: Path) -> None:
     async with managed(tmp_path / "swarm") as manager:
         session = await open_session(manager)
-        settings = await manager.change_settings(session, {"learning_rate_scale": 0.5, "rounds": 7}, "owner")
-        assert (settings.learning_rate_scale, settings.rounds, settings.capacity) == (0.5, 7, 256)
+        settings = await manager.change_settings(session, {"learning_rate": 0.5, "rounds": 7}, "owner")
+        assert (settings.learning_rate, settings.rounds, settings.capacity) == (0.5, 7, 256)
     async with managed(tmp_path / "swarm") as manager:
         assert (await manager.stored(session)).spec.settings == settings
 

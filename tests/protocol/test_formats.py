@@ -19,6 +19,8 @@ from jupyter_swarm.protocol.rules import (
     Schedule,
     SessionSettings,
     SessionSpec,
+    Sophia,
+    StrategyChange,
     StreamRule,
     check_settings,
     check_spec,
@@ -53,13 +55,19 @@ RECORD = RoundRecord(
 )  # fmt: skip
 
 
-def test_the_round_rule_does_not_change():
-    assert msgspec.json.encode(RULE) == RULE_JSON
+ADDED_TO_THE_RULE = b',"inner_optimizer":null,"inner_batch":0,"inner_clip_norm":0.0,"predictions":1}'
+ADDED_TO_A_CONTRIBUTOR = b',"own":0,"steps":0,"seconds":0.0,"waiting":0.0,"waited_for":"","bytes":0}'
+ADDED_TO_THE_RECORD = b',"strategy":"","inner_learning_rate":0.0}'
+
+
+def test_the_round_rule_only_grows():
+    assert msgspec.json.encode(RULE) == RULE_JSON[:-1] + ADDED_TO_THE_RULE
     assert msgspec.json.decode(RULE_JSON, type=RoundRule) == RULE
 
 
-def test_the_round_record_does_not_change():
-    assert msgspec.json.encode(RECORD) == RECORD_JSON
+def test_the_round_record_only_grows():
+    grown = RECORD_JSON.replace(b'"norms":{"gradient":3.5}}', b'"norms":{"gradient":3.5}' + ADDED_TO_A_CONTRIBUTOR)
+    assert msgspec.json.encode(RECORD) == grown[:-1] + ADDED_TO_THE_RECORD
     assert msgspec.json.decode(RECORD_JSON, type=RoundRecord) == RECORD
     assert RECORD.mean_loss == 25.5 / 12
 
@@ -85,6 +93,10 @@ def test_a_schedule_warms_up_and_ends_at_its_floor(samples, shape):
     assert schedule.factor(999) < 1.0 == schedule.factor(1000)
 
 
+STEPS = RoundRule(
+    "LocalUpdates", Nesterov(0.7), work="steps", contribution="pseudo_gradient", inner_steps=50, inner_batch=16,
+    inner_optimizer=AdamW(1e-3), quorum=0.5, grace=10.0, staleness=1,
+)  # fmt: skip
 SPEC = SessionSpec("Digits", "r" * 64, "l" * 64, RULE, SessionSettings(), 1000, 100, "i" * 64)
 
 
@@ -94,10 +106,15 @@ SPEC = SessionSpec("Digits", "r" * 64, "l" * 64, RULE, SessionSettings(), 1000, 
         ({"samples": 0}, "empty"),
         ({"samples": 511}, "only 511 samples"),
         ({"rule": msgspec.structs.replace(RULE, target_batch=0)}, "target_batch is 0"),
-        ({"rule": msgspec.structs.replace(RULE, work="steps")}, "rounds of steps"),
+        ({"rule": msgspec.structs.replace(RULE, work="steps")}, "says no steps"),
+        ({"rule": STEPS, "samples": 15}, "batch of 16 samples"),
+        ({"rule": msgspec.structs.replace(STEPS, quorum=0.0)}, "quorum is 0"),
+        ({"changes": (StrategyChange(1, STEPS),)}, "from 2 on"),
+        ({"changes": (StrategyChange(5, STEPS), StrategyChange(5, RULE))}, "ascending"),
+        ({"changes": (StrategyChange(5, msgspec.structs.replace(STEPS, inner_optimizer=None)),)}, "says no steps"),
         ({"rule": msgspec.structs.replace(RULE, version=2)}, "format 2"),
         ({"settings": SessionSettings(minimum_peers=0)}, "minimum_peers is 0"),
-        ({"settings": SessionSettings(learning_rate_scale=float("nan"))}, "learning_rate_scale is nan"),
+        ({"settings": SessionSettings(learning_rate=float("nan"))}, "learning_rate is nan"),
         ({"settings": SessionSettings(target_batch=1001)}, "target_batch is 1001"),
     ],
 )
@@ -105,6 +122,20 @@ def test_a_session_that_could_make_no_round_is_refused(change, why):
     check_spec(SPEC)
     with pytest.raises(errors.SettingError, match=why):
         check_spec(msgspec.structs.replace(SPEC, **change))
+
+
+def test_a_rule_holds_from_its_change_on():
+    spec = msgspec.structs.replace(SPEC, changes=(StrategyChange(5, STEPS), StrategyChange(9, RULE)))
+    assert [spec.rule_of(round).strategy for round in (1, 4, 5, 8, 9, 99)] == [
+        "EveryStep", "EveryStep", "LocalUpdates", "LocalUpdates", "EveryStep", "EveryStep",
+    ]  # fmt: skip
+
+
+def test_an_estimate_of_the_hessian_is_sent_only_when_it_is_due():
+    streams = (StreamRule(Stream.GRADIENT), StreamRule(Stream.HESSIAN))
+    rule = RoundRule("EveryStep", Sophia(1e-3, hessian_every=3), target_batch=8, streams=streams)
+    assert [len(rule.streams_of(round)) for round in range(1, 8)] == [2, 1, 1, 2, 1, 1, 2]
+    assert len(msgspec.structs.replace(rule, optimizer=AdamW(1e-3)).streams_of(1)) == 1
 
 
 def test_every_setting_but_the_seed_has_limits():

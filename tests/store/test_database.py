@@ -91,7 +91,7 @@ def test_each_start_of_the_server_raises_the_generation_of_one_session(
 
 
 def test_settings_and_state_change_and_the_rest_stays(database: Database, reopen: Callable[[], Database]) -> None:
-    settings = SessionSettings(rounds=7, learning_rate_scale=0.5)
+    settings = SessionSettings(rounds=7, learning_rate=0.5)
     assert database.save_settings("cs101", settings).settings == settings
     database.save_state("cs101", "finished", 2000.0)
     database = reopen()
