@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .peer.api import train as train
     from .peer.recipe import Data as Data
     from .peer.recipe import Recipe as Recipe
+    from .peer.recipe import load_recipe as load_recipe
+    from .peer.windows import Windows as Windows
     from .strategies import EveryStep as EveryStep
     from .strategies import LocalUpdates as LocalUpdates
     from .strategies import WarmStart as WarmStart
@@ -39,8 +41,10 @@ _EXPORTS = {
     "Session": ".peer.api",
     "Sophia": ".optim",
     "WarmStart": ".strategies",
+    "Windows": ".peer.windows",
     "host": ".peer.api",
     "join": ".peer.api",
+    "load_recipe": ".peer.recipe",
     "train": ".peer.api",
 }
 

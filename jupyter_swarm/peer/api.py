@@ -14,6 +14,7 @@ from ..protocol.errors import SessionError, SettingError, SwarmError
 from ..protocol.invites import Invite, parse_invite
 from ..protocol.rules import SessionSettings, SessionSpec, check_spec
 from ..shards.vector import FlatVector
+from ..strategies import rules_of
 from .alone import Training
 from .client import Client
 from .compute import Computer, prepare
@@ -137,11 +138,13 @@ def _settings_of(recipe: Recipe, rounds: int | None, settings: dict[str, Any]) -
 
 
 def _open(client: Client, recipe: Recipe, name: str, settings: SessionSettings, computer: Computer) -> str:
+    rule, changes = rules_of(recipe.strategy, recipe.optimizer, recipe.predictions)
     spec = SessionSpec(
         name=name,
         recipe=recipe.sha256,
         layout_digest=computer.layout.digest,
-        rule=recipe.strategy.rule(recipe.optimizer),
+        rule=rule,
+        changes=changes,
         settings=settings,
         samples=computer.samples[0],
         held_out=computer.samples[1],

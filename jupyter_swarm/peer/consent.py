@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..protocol.errors import RecipeError
-from .recipe import hash_source
+from .source import hash_source
 
 MIN_PREFIX = 8
 _WIDTH = 78

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import TensorDataset, default_collate
 
 from ..protocol.errors import RecipeError
+from .windows import Windows
 
 
 class EpochOrder:
@@ -71,6 +72,8 @@ class Samples:
         """The samples at `indices`, collated on the CPU."""
         if self._tensors is not None:
             return tuple(part[indices.to(part.device)] for part in self._tensors)
+        if isinstance(self._dataset, Windows):
+            return self._dataset.batch(indices)
         return default_collate([self._dataset[index] for index in indices.tolist()])
 
 

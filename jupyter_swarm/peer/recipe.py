@@ -10,57 +10,63 @@ imported, because nobody who agreed to the hash has seen them.
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.metadata
-import importlib.util
 import linecache
 import re
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 import torch
 
 from ..protocol.errors import RecipeError
-from ..protocol.rules import OptimizerRule
+from ..protocol.rules import OptimizerRule, Sophia
 from ..strategies import Strategy
+from .source import check_source, distribution_of, hash_source, is_installed, missing_packages, with_constants
 
 _READY = Path(__file__).resolve().parent.parent / "recipes"
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")
 
+AUTOCASTS = ("", "bfloat16", "float16")
+DEVICES = ("", "cpu", "cuda", "mps", "xpu")
 Batch = Any
 """What `Data` yields for some samples: a tuple of tensors, or what torch's `default_collate` makes of them."""
 
 
 class Data(msgspec.Struct, frozen=True):
-    """The samples: each part a map-style dataset, or a tuple of tensors with equal first dimensions.
+    """The samples: each part a map-style dataset, `Windows`, or a tuple of tensors with equal first dimensions.
 
-    `train` must have at least one sample; `held_out` may be empty (None), then nothing is evaluated.
+    `train` must have at least one sample; `held_out` may be empty (None), then nothing is evaluated. files: what goes
+    with the samples, as a tokenizer (name -> bytes). share: whether tensors and windows are sent to the peers, so that
+    all train on the same bytes; otherwise, and for other kinds of datasets, each peer calls the recipe's data().
     """
 
     train: Any
     held_out: Any = None
+    files: Mapping[str, bytes] = {}
+    share: bool = True
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """What is trained.
 
     model: builds the module; called under `seed`, so that all peers begin with equal parameters.
-    data: loads the samples; every peer must get the same samples in the same order.
+    data: loads the samples; every peer that calls it must get the same samples in the same order.
     loss: (model, batch) -> scalar tensor, the mean over the batch.
-    optimizer: settings of the optimizer that steps the shared parameters.
+    optimizer: settings of the optimizer that steps on gradients.
     strategy: how peers work together.
     metrics: name -> (model, batch) -> mean over the batch, for held-out samples; the loss is always among them.
+    sampled_loss: (model, batch) -> the mean loss with labels sampled from the model's own predictions (Sophia-G).
+    sample: (model, data, prompt) -> text, to show what the model has learnt.
+    export: (model, data) -> name -> bytes, files that make a checkpoint usable elsewhere (config.json).
     micro_batch: samples in one forward pass; less if the memory does not suffice.
+    predictions: how many predictions the loss of one sample is the mean of (tokens in a window of text).
+    autocast: the narrower numbers that matrix products compute with ("": as the model is).
     rounds: the session ends after so many (0: when somebody stops it).
     evaluate_every: rounds between held-out evaluations (0: only at the end).
-    requires: distributions to install, as for pip.
+    requires: distributions to install, as for pip. device: the kind that it needs. memory: bytes that it needs there.
     source: the text it came from; set by `from_source`.
 
     Raises `RecipeError` for a value that cannot work.
@@ -73,23 +79,61 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     optimizer: OptimizerRule
     strategy: Strategy
     metrics: Mapping[str, Callable[[torch.nn.Module, Batch], torch.Tensor | float]] = {}
+    sampled_loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None = None
+    sample: Callable[[torch.nn.Module, Data, str], str] | None = None
+    export: Callable[[torch.nn.Module, Data], Mapping[str, bytes]] | None = None
     micro_batch: int = 64
+    predictions: int = 1
+    autocast: Literal["", "bfloat16", "float16"] = ""
     rounds: int = 0
     evaluate_every: int = 10
     seed: int = 0
     requires: tuple[str, ...] = ()
+    device: str = ""
+    memory: int = 0
     source: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("model", "data", "loss"):
-            if not callable(getattr(self, field)):
+        self._check_functions()
+        for field, least in (
+            ("micro_batch", 1),
+            ("predictions", 1),
+            ("rounds", 0),
+            ("evaluate_every", 0),
+            ("memory", 0),
+        ):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < least:
+                raise RecipeError(f"{field} is {value!r}.", todo=f"Choose a whole number, at least {least}.")
+        for field, kinds in (("optimizer", OptimizerRule), ("strategy", Strategy)):
+            if not isinstance(getattr(self, field), kinds):
+                names = ", ".join(kind.__name__ for kind in get_args(kinds))
+                found = type(getattr(self, field)).__name__
+                raise RecipeError(f"The recipe's {field} is a {found}.", todo=f"Choose one of {names}.")
+        for field, values in (("autocast", AUTOCASTS), ("device", DEVICES)):
+            if getattr(self, field) not in values:
+                found = getattr(self, field)
+                raise RecipeError(f"{field} is {found!r}.", todo=f"Choose one of {', '.join(map(repr, values))}.")
+        requires: Any = self.requires
+        if isinstance(requires, str):
+            raise RecipeError(f"requires is {requires!r}.", todo=f"Write requires=({requires!r},).")
+
+    def _check_functions(self) -> None:
+        for field in ("model", "data", "loss", "sampled_loss", "sample", "export"):
+            function = getattr(self, field)
+            if not callable(function) and (function is not None or field in ("model", "data", "loss")):
                 raise RecipeError(f"The recipe's {field} is not a function.", todo=f"Pass a function as {field}=.")
-        if self.micro_batch < 1:
-            raise RecipeError(f"micro_batch is {self.micro_batch}.", todo="Choose at least 1 sample.")
-        if self.rounds < 0 or self.evaluate_every < 0:
-            raise RecipeError("rounds and evaluate_every cannot be negative.")
+        for name, function in self.metrics.items():
+            if not callable(function):
+                raise RecipeError(f"The recipe's metric {name} is not a function.", todo="Pass name -> function.")
         if "loss" in self.metrics:
             raise RecipeError("A metric is called 'loss'.", "The loss is measured anyway.", "Give it another name.")
+        if isinstance(self.optimizer, Sophia) and self.optimizer.estimator == "gnb" and self.sampled_loss is None:
+            raise RecipeError(
+                "The recipe has no sampled_loss.",
+                "Sophia's estimate 'gnb' needs the loss with labels that are sampled from the model's predictions.",
+                "Pass it as sampled_loss=, or choose Sophia(estimator='hutchinson').",
+            )
 
     @property
     def sha256(self) -> str:
@@ -126,15 +170,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
 
-def hash_source(text: str) -> str:
-    """SHA-256 of a recipe's text, as 64 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def load_recipe(name_or_path: str | Path, **constants: Any) -> Recipe:
+    """The ready recipe of that name, or the one in that file.
 
-
-def load_recipe(name_or_path: str | Path) -> Recipe:
-    """The ready recipe of that name, or the one in that file. Raises `RecipeError`."""
+    constants: other values for the literals that its text assigns to names in capitals: `load_recipe("language",
+    SIZE="125M")`. They are written into the text, so the hash covers them. Raises `RecipeError`.
+    """
     text, path = read_recipe(name_or_path)
-    return Recipe.from_source(text, path)
+    return Recipe.from_source(with_constants(text, constants) if constants else text, path)
 
 
 def read_recipe(name_or_path: str | Path) -> tuple[str, Path]:
@@ -160,6 +203,10 @@ def call(function: Callable[..., Any], what: str, *arguments: Any) -> Any:
     """Call a function of the recipe; what it raises becomes a `RecipeError` that names the line."""
     try:
         return function(*arguments)
+    except ModuleNotFoundError as error:
+        raise missing_packages((distribution_of(str(error.name)),), describe(error)) from None
+    except RecipeError:
+        raise
     except Exception as error:
         raise RecipeError(
             f"The recipe's {what} failed.", describe(error), "Correct the recipe and try again."
@@ -178,21 +225,16 @@ def describe(error: BaseException) -> str:
 def _run(text: str, path: Path | None) -> Recipe:
     sha256 = hash_source(text)
     filename = f"<recipe {sha256[:12]}>"
-    try:
-        tree = ast.parse(text, filename)
-    except SyntaxError as error:
-        raise RecipeError(f"The recipe has a syntax error in line {error.lineno}.", error.msg) from None
-    _refuse_local_imports(tree, path)
+    code = check_source(text, filename, path)
     # Dataclasses and tracebacks look a class's module and a line's text up by name.
     module = ModuleType(f"swarm_recipe_{sha256[:12]}")
     module.__file__ = filename
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     sys.modules[module.__name__] = module
     try:
-        exec(compile(tree, filename, "exec"), module.__dict__)
+        exec(code, module.__dict__)
     except ModuleNotFoundError as error:
-        needed = _literal_requires(tree) or (str(error.name).split(".")[0],)
-        raise _missing(needed, describe(error)) from None
+        raise missing_packages((distribution_of(str(error.name)),), describe(error)) from None
     except RecipeError:
         raise
     except Exception as error:
@@ -200,79 +242,7 @@ def _run(text: str, path: Path | None) -> Recipe:
     recipe = module.__dict__.get("recipe")
     if not isinstance(recipe, Recipe):
         raise RecipeError("The recipe's text does not define `recipe`.", todo="End it with: recipe = Recipe(…)")
-    missing = tuple(name for name in recipe.requires if not _is_installed(name))
+    missing = tuple(name for name in recipe.requires if not is_installed(name))
     if missing:
-        raise _missing(missing, f"The recipe {recipe.name} lists it in requires.")
+        raise missing_packages(missing, f"The recipe {recipe.name} lists it in requires.")
     return msgspec.structs.replace(recipe, source=text)
-
-
-def _missing(names: tuple[str, ...], why: str) -> RecipeError:
-    return RecipeError(
-        f"The recipe needs what is not installed here: {', '.join(names)}.", why, f"Run: pip install {' '.join(names)}"
-    )
-
-
-def _is_installed(requirement: str) -> bool:
-    match = _DISTRIBUTION.match(requirement)
-    try:
-        return match is not None and bool(importlib.metadata.distribution(match[0]))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-def _literal_requires(tree: ast.Module) -> tuple[str, ...]:
-    """What the text says as `requires=`, found without running it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "requires":
-            try:
-                return tuple(str(name) for name in ast.literal_eval(node.value))
-            except (ValueError, TypeError):
-                return ()
-    return ()
-
-
-def _refuse_local_imports(tree: ast.Module, path: Path | None) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = ["." * node.level + (node.module or "")]
-        else:
-            continue
-        for name in names:
-            place = _local_file(name, path)
-            if place:
-                raise RecipeError(
-                    f"The recipe imports the local module {name} in line {node.lineno}.",
-                    f"The hash that people agree to covers the recipe's own text only, not {place}.",
-                    "Copy what is needed into the recipe.",
-                )
-
-
-def _local_file(name: str, path: Path | None) -> str:
-    """Where a module lies if it is neither installed nor part of Python; else ''."""
-    if name.startswith("."):
-        return "files beside it"
-    top = name.split(".")[0]
-    if top in sys.stdlib_module_names or top == __name__.split(".")[0]:
-        return ""
-    if path is not None:
-        for beside in (path.parent / f"{top}.py", path.parent / top):
-            if beside.exists() and not _is_site(beside):
-                return str(beside)
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return ""
-    if spec is None:
-        return ""
-    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
-    local = [place for place in places if place not in ("built-in", "frozen") and not _is_site(Path(place))]
-    return local[0] if local else ""
-
-
-def _is_site(place: Path) -> bool:
-    """Whether a file is in a directory that package managers install to."""
-    place = place.resolve()
-    roots = [Path(root).resolve() for key, root in sysconfig.get_paths().items() if key in ("purelib", "platlib")]
-    return bool({"site-packages", "dist-packages"} & set(place.parts)) or any(root in place.parents for root in roots)

@@ -7,7 +7,7 @@ import builtins
 import pytest
 
 from jupyter_swarm.peer.consent import agree_to
-from jupyter_swarm.peer.recipe import hash_source
+from jupyter_swarm.peer.source import hash_source
 from jupyter_swarm.protocol.errors import RecipeError
 
 SOURCE = "recipe = 'shown to the student'\n"
