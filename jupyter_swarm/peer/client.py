@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -22,7 +23,7 @@ from ..protocol.errors import (
 )
 from ..protocol.invites import INVITE_HEADER, OWNER_HEADER, Invite, Role, parse_invite
 from ..protocol.layout import Layout
-from ..protocol.rules import SessionSpec
+from ..protocol.rules import RoundRule, SessionSpec
 
 SERVER_VARIABLE = "JUPYTER_SWARM_SERVER"
 OWNER_VARIABLE = "JUPYTER_SWARM_OWNER"
@@ -48,6 +49,14 @@ class _Problem(msgspec.Struct):
     what: str
     why: str = ""
     todo: str = ""
+
+
+class Probe(NamedTuple):
+    """Whether jupyter_swarm answered, the HTTP status, what the answer says of the software that gave it."""
+
+    ours: bool
+    status: int
+    software: str
 
 
 class Client:
@@ -122,6 +131,27 @@ class Client:
             raise LinkError("What the server sent is not what the session names.", todo="Try again.")
         return content
 
+    def blob_size(self, session: str, sha256: str) -> int:
+        """Bytes of a blob that the session names; it is not fetched."""
+        with self._connection() as client:
+            url = f"{self.server}/swarm/api/sessions/{session}/blobs/{sha256}"
+            with self._reaching(), client.stream("GET", url) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error_of(response, self.server)
+                return int(response.headers["Content-Length"])
+
+    def probe(self, seconds: float) -> Probe:
+        """Ask, without a secret, what only jupyter_swarm answers in its way; that it refuses is as good."""
+        with self._connection(seconds) as client, self._reaching():
+            response = client.get(f"{self.server}/swarm/api/sessions")
+        try:
+            msgspec.json.decode(response.content, type=_Problem)
+            ours = response.status_code in _ERRORS
+        except msgspec.DecodeError:
+            ours = False
+        return Probe(ours, response.status_code, response.headers.get("Server", ""))
+
     def invite(self, session: str, role: Role, seconds: float = 0.0, capacity: int = 0, label: str = "") -> Invite:
         """A new invite; zeros mean the server's defaults."""
         body = {"role": role, "seconds": seconds, "capacity": capacity, "label": label}
@@ -134,6 +164,10 @@ class Client:
     def change(self, session: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Change settings from the next round on; returns all of them."""
         return self._ask("PATCH", f"sessions/{session}/settings", msgspec.json.encode(settings))
+
+    def change_strategy(self, session: str, rule: RoundRule) -> dict[str, Any]:
+        """Follow `rule` from the next round on."""
+        return self._ask("POST", f"sessions/{session}/strategy", msgspec.json.encode({"rule": rule}))
 
     def records(self, session: str) -> list[dict[str, Any]]:
         """All round records of a session, in order."""
@@ -161,21 +195,28 @@ class Client:
         return answer
 
     def _request(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
-        url = f"{self.server}/swarm/api/{path}"
+        with self._connection() as client, self._reaching():
+            response = client.request(method, f"{self.server}/swarm/api/{path}", content=content)
+        if response.is_success and "json" in response.headers.get("Content-Type", "json"):
+            return response
+        if response.is_success and "octet-stream" in response.headers.get("Content-Type", ""):
+            return response
+        raise _error_of(response, self.server)
+
+    def _connection(self, seconds: float | None = None) -> httpx.Client:
+        timeout = _TIMEOUT if seconds is None else httpx.Timeout(seconds)
+        return httpx.Client(headers=self.headers, timeout=timeout, mounts=_MOUNTS)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
         try:
-            with httpx.Client(headers=self.headers, timeout=_TIMEOUT, mounts=_MOUNTS) as client:
-                response = client.request(method, url, content=content)
+            yield
         except (httpx.TransportError, httpx.InvalidURL, OSError) as error:
             raise LinkError(
                 f"The server at {self.server} cannot be reached.",
                 f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
                 "Check that it runs, that the link is right, and that this machine can reach it (VPN, firewall).",
             ) from None
-        if response.is_success and "json" in response.headers.get("Content-Type", "json"):
-            return response
-        if response.is_success and "octet-stream" in response.headers.get("Content-Type", ""):
-            return response
-        raise _error_of(response, self.server)
 
 
 def _error_of(response: httpx.Response, server: str) -> SwarmError:
