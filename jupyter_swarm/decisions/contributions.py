@@ -8,7 +8,7 @@ import statistics
 from ..protocol.layout import Stream
 from ..protocol.messages import Accepted, Announce, Dropped, Expect, Forget, Grant, Staged, StageFailed
 from ..protocol.rules import LOSSLESS, Codec
-from . import work
+from . import steps, work
 from .effects import Disconnect, Effect, Tell
 from .state import Contribution, Lease, Peer, State
 
@@ -29,11 +29,15 @@ has tiny gradients on most and large ones on the few that it has not; those are 
 def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Effect]:
     """Take a contribution into the queue for grants, or refuse it with the reason."""
     current = state.round
-    if (message.round, message.attempt) != (current.number, current.attempt):
+    on_time = (message.round, message.attempt) == (current.number, current.attempt)
+    if not on_time and not state.in_steps:
         # Its leases went back when that attempt ended, and the peer asks for work after the commit or abort.
         reason = f"attempt {message.attempt} at round {message.round} is over"
         return [Tell(peer.id, Dropped(state.generation, message.key, reason))]
     if message.key <= peer.key:
+        return []
+    if state.in_steps and state.phase in ("preparing", "recording"):
+        state.late[peer.id] = message
         return []
     peer.key = message.key
     owned = [state.book.leases[lease] for lease in message.leases if lease in state.book.leases]
@@ -43,11 +47,15 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         return _refuse(state, peer, message.key, "the shards are being handed to other holders", now)
     if not held or len(held) != len(message.leases) or len(set(message.leases)) != len(held):
         reason = "some of its samples were given to another peer meanwhile"
+        if not on_time:
+            reason = f"it comes more than {state.rule.staleness} rounds late, or its round began again"
+        struck = work.strike(state, peer, reason) if on_time else []
+        return struck + _refuse(state, peer, message.key, reason, now)
+    base = steps.base_of(held) if state.in_steps else state.version
+    if message.base_version != base:
+        reason = f"it starts from version {message.base_version}, the round from {base}"
         return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
-    if message.base_version != state.version:
-        reason = f"it starts from version {message.base_version}, the round from {state.version}"
-        return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
-    weight = sum(lease.count for lease in held)
+    weight, own = _weight_of(state, held)
     reason = _bad_numbers(state, message) or _too_large(state, peer, held, message.norms[_GRADIENT])
     if reason:
         effects = work.strike(state, peer, f"its contribution was refused: {reason}")
@@ -56,8 +64,10 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
     state.next_contribution += 1
     current.contributions[number] = Contribution(
         number, message.key, peer.id, tuple(lease.id for lease in held), weight, message.base_version, message.norms,
-        message.loss_sum, message.loss_count, max(message.bytes, 1),
+        message.loss_sum, message.loss_count, max(message.bytes, 1), own=own, steps=max(message.steps, 0),
+        seconds=sum(lease.seconds for lease in held), waiting=peer.waiting, waited_for=peer.waited_for,
     )  # fmt: skip
+    peer.waiting, peer.waited_for = 0.0, ""
     for lease in held:
         lease.state = "claimed"
         lease.contribution = number
@@ -65,6 +75,18 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
     state.waiting.pop(peer.id, None)
     current.queue.append(number)
     return grant(state, now)
+
+
+def announce_late(state: State, now: float) -> list[Effect]:
+    """The next round is open: take what was announced while the last one was merged."""
+    late, state.late = state.late, {}
+    return [effect for peer, message in late.items() for effect in announce(state, state.peers[peer], message, now)]
+
+
+def _weight_of(state: State, held: list[Lease]) -> tuple[int, int]:
+    """Samples that a contribution counts, and how many of them are the peer's own: those up to the limit."""
+    own = min(sum(lease.count for lease in held if lease.own), state.settings.own_samples)
+    return sum(lease.count for lease in held if not lease.own) + own, own
 
 
 def _bad_numbers(state: State, message: Announce) -> str:
@@ -88,7 +110,8 @@ def _too_large(state: State, peer: Peer, held: list[Lease], norm: float) -> str:
     cause, and to give them up would keep the model from learning them.
     """
     limit, usual = state.rule.norm_limit, state.usual_norm
-    norm /= state.round.target
+    if not state.in_steps:
+        norm /= state.round.target
     confirmed = all(lease.failures and (lease.failed_on != peer.id or state.crowd.active <= 1) for lease in held)
     if not (limit and usual) or confirmed or len(state.recent_norms) < NORMS_BEFORE_LIMIT or norm <= limit * usual:
         return ""
@@ -203,8 +226,10 @@ def _accept(state: State, contribution: Contribution, now: float) -> list[Effect
     peer.strikes = 0
     peer.contributions.remove(contribution.number)
     peer.leases = [lease for lease in peer.leases if lease not in contribution.leases]
-    _remember_norm(state, contribution.norms[_GRADIENT] / contribution.weight)
+    peer.accepted_at = now
+    _remember_norm(state, contribution.norms[_GRADIENT] / (1 if state.in_steps else contribution.weight))
     work.wait(state, peer)
+    steps.set_grace(state)
     effects: list[Effect] = [Tell(peer.id, Accepted(state.generation, contribution.key, contribution.number))]
     return effects + grant(state, now) + work.serve(state, peer, now)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..protocol.messages import FromMember
-from ..protocol.rules import SessionSettings
+from ..protocol.rules import SessionSettings, StrategyChange
 
 
 class Event(msgspec.Struct, frozen=True, tag=True):
@@ -21,6 +21,7 @@ class MemberJoined(Event, frozen=True):
     role: Literal["peer", "holder"]
     name: str = ""
     device: str = "cpu"
+    own_samples: int = 0
 
 
 class MemberLost(Event, frozen=True):
@@ -93,11 +94,18 @@ class Change(Event, frozen=True):
     by: str
 
 
+class ChangeStrategy(Event, frozen=True):
+    """The rules of the rounds to come; those of rounds that are open or done stay."""
+
+    changes: tuple[StrategyChange, ...]
+    by: str
+
+
 class Tick(Event, frozen=True):
     """Time has passed. Sent about once a second; deadlines are seconds apart."""
 
 
 AnyEvent = (
     MemberJoined | MemberLost | Said | Placed | Recorded | RecordFailed | Pause | Resume | PausePeer | Finish | Change
-    | Tick
+    | ChangeStrategy | Tick
 )  # fmt: skip

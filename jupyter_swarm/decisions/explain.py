@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from . import rounds, work
+from . import rounds, steps, work
 from .state import Peer, State
 
 NAMED = 4
@@ -79,7 +79,19 @@ def _of_round(state: State, now: float) -> str:
     if not parts:
         idle = [peer.name for peer in state.active_peers()]
         parts.append("waiting until a peer asks for work: " + _names(idle))
-    return "; ".join([f"round {current.number}: {current.samples_in} of {current.target} samples are in", *parts])
+    return "; ".join([f"round {current.number}: {_progress(state, now)}", *parts])
+
+
+def _progress(state: State, now: float) -> str:
+    current = state.round
+    if not state.in_steps:
+        return f"{current.samples_in} of {current.target} samples are in"
+    done = f"{current.made} of {len(current.taking)} peers have made their steps"
+    absent = sorted({state.peers[lease.peer].name for lease in steps.missing(state)})
+    if not current.closing or not absent:
+        return done
+    left = max(current.grace_until - now, 0.0)
+    return f"{done}, waiting for {_names(absent)}: {left:.1f} s of grace left"
 
 
 def explain_peer(state: State, peer: Peer) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import msgspec
+
 from ..protocol.records import BookState, Skip
 from .speed import weight
 from .state import Book, Lease, Peer, Piece, State
@@ -25,11 +27,23 @@ LEASES_PER_ROUND = 8
 
 
 def draw(book: Book, target: int) -> None:
-    """Let the new round own `target` positions: what the last record left over first, then new ones."""
-    missing = target - sum(piece.stop - piece.start for piece in book.free)
-    if missing > 0:
-        book.free.append(Piece(book.cursor, book.cursor + missing))
-        book.cursor += missing
+    """Let the new round own `target` positions: what earlier rounds left over first, then new ones."""
+    left, book.free, book.pool = [*book.free, *book.pool], [], []
+    for piece in left:
+        taken = min(target, piece.stop - piece.start)
+        target -= taken
+        if taken:
+            book.free.append(msgspec.structs.replace(piece, stop=piece.start + taken))
+        if piece.start + taken < piece.stop:
+            book.pool.append(msgspec.structs.replace(piece, start=piece.start + taken))
+    if target > 0:
+        book.free.append(fresh(book, target))
+
+
+def fresh(book: Book, samples: int) -> Piece:
+    """So many positions that nobody has had."""
+    book.cursor += samples
+    return Piece(book.cursor - samples, book.cursor)
 
 
 def lease_size(state: State, peer: Peer, free: int, whole: int) -> int:
@@ -74,7 +88,10 @@ def add(state: State, peer: Peer, kind: Literal["train", "evaluate"], piece: Pie
     """Write a new lease of the whole `piece` into the book."""
     book = state.book
     until = deadline(state, peer, piece.stop - piece.start, now)
-    lease = Lease(book.next_lease, kind, peer.id, piece.start, piece.stop, now, until, piece.failures, piece.avoid)
+    lease = Lease(
+        book.next_lease, kind, peer.id, piece.start, piece.stop, now, until, piece.failures, piece.avoid,
+        round=state.round.number,
+    )  # fmt: skip
     book.next_lease += 1
     book.leases[lease.id] = lease
     peer.leases.append(lease.id)
@@ -90,18 +107,40 @@ def deadline(state: State, peer: Peer, size: int, now: float) -> float:
 def give_back(book: Book, lease: Lease) -> None:
     """The samples of `lease` are free again, first in line."""
     del book.leases[lease.id]
-    book.free.insert(0, Piece(lease.start, lease.stop, lease.failures, lease.failed_on))
+    if not lease.own:
+        book.free.insert(0, Piece(lease.start, lease.stop, lease.failures, lease.failed_on))
 
 
-def fail(book: Book, lease: Lease, reason: str, now: float) -> Skip | None:
-    """A lease could not be computed: lease its samples again in smaller pieces, or skip them the second time."""
+def split(book: Book, lease: Lease, samples: int) -> None:
+    """Only the first `samples` of a lease were computed: the rest is free again, first in line."""
+    if not lease.own:
+        book.free.insert(0, Piece(lease.start + samples, lease.stop, lease.failures, lease.failed_on))
+    lease.stop = lease.start + samples
+
+
+def cut(book: Book, lease: Lease, samples: int) -> Lease:
+    """Cut what comes behind the first `samples` of a lease off it, as a lease of its own."""
+    rest = msgspec.structs.replace(lease, id=book.next_lease, start=lease.start + samples)
+    book.next_lease += 1
+    book.leases[rest.id] = rest
+    lease.stop = rest.start
+    if not samples:
+        del book.leases[lease.id]
+    return rest
+
+
+def fail(book: Book, lease: Lease, reason: str, now: float, replace: bool) -> Skip | None:
+    """A lease could not be computed: lease its samples again in smaller pieces, or skip them the second time (then
+    `replace` them by fresh ones, where the round owns a fixed number)."""
     del book.leases[lease.id]
+    if lease.own:
+        return None
     if lease.failures:
         skip = Skip((lease.start, lease.stop), reason)
         book.skips.append(skip)
         book.skipped += lease.count
-        book.free.append(Piece(book.cursor, book.cursor + lease.count))
-        book.cursor += lease.count
+        if replace:
+            book.free.append(fresh(book, lease.count))
         return skip
     step = max(LEAST_SAMPLES, -(-lease.count // SPLIT_FAILED))
     start = lease.start
@@ -117,7 +156,8 @@ def give_all_back(book: Book) -> None:
     pieces = book.free
     for lease in [lease for lease in book.leases.values() if lease.kind == "train"]:
         del book.leases[lease.id]
-        pieces.append(Piece(lease.start, lease.stop, lease.failures, lease.failed_on))
+        if not lease.own:
+            pieces.append(Piece(lease.start, lease.stop, lease.failures, lease.failed_on))
     pieces.sort(key=lambda piece: piece.start)
     book.free = []
     for piece in pieces:
@@ -129,9 +169,12 @@ def give_all_back(book: Book) -> None:
 
 
 def after_commit(book: Book, samples: int) -> BookState:
-    """What the record of a round that consumed `samples` says of the book."""
-    pool = tuple((piece.start, piece.stop) for piece in book.free)
-    return BookState(book.cursor, pool, book.consumed + samples, book.skipped)
+    """What the record of a round that consumes `samples` says of the book. What late peers still hold is in the pool:
+    after a restart it is leased again."""
+    late = [lease for lease in book.leases.values() if lease.kind == "train" and lease.state != "claimed"]
+    pool = [(piece.start, piece.stop) for piece in (*book.free, *book.pool)]
+    pool += [(lease.start, lease.stop) for lease in late if not lease.own]
+    return BookState(book.cursor, tuple(sorted(pool)), book.consumed + samples, book.skipped)
 
 
 def consume(book: Book, samples: int) -> None:

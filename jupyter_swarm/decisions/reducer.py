@@ -8,11 +8,12 @@ same times give the same state and effects.
 from __future__ import annotations
 
 from ..protocol import messages as m
-from . import contributions, roster, rounds, work
+from . import contributions, roster, rounds, steps, work
 from .effects import Effect, Note
 from .events import (
     AnyEvent,
     Change,
+    ChangeStrategy,
     Finish,
     MemberJoined,
     MemberLost,
@@ -32,6 +33,10 @@ def handle(state: State, event: AnyEvent, now: float) -> tuple[State, list[Effec
     """Apply one event that happens at `now` (seconds). Events of an older generation or attempt change nothing."""
     effects = _apply(state, event, now) + work.finish_evaluation(state)
     if state.phase == "open":
+        if state.in_steps:
+            if steps.reopen_if_empty(state):
+                effects += work.dispatch(state, now)
+            effects += steps.call_rest(state, now)
         effects += rounds.close_if_complete(state, now)
     elif state.phase == "finishing" and state.evaluation is None:
         effects += rounds.finish(state)
@@ -72,6 +77,8 @@ def _steered(state: State, event: AnyEvent, now: float) -> list[Effect]:
             return _end(state, event, now)
         case Change():
             return _change(state, event, now)
+        case ChangeStrategy():
+            return rounds.change_strategy(state, event.changes, event.by)
         case _:
             return []
 

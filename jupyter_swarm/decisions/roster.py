@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..protocol.messages import Status, Synced
-from . import contributions, rounds, work
+from . import contributions, rounds, steps, work
 from .effects import Disconnect, Effect, Note, Tell
 from .events import MemberJoined, MemberLost
 from .speed import Timing
@@ -17,7 +17,8 @@ def joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
         effects += lost(state, MemberLost(event.member, "it connected again"), now)
     if event.role == "holder":
         return effects + _holder_joined(state, event, now)
-    state.peers[event.member] = Peer(event.member, event.name or event.member, event.device)
+    name = event.name or event.member
+    state.peers[event.member] = Peer(event.member, name, event.device, own_samples=event.own_samples)
     effects.append(Note("info", f"{event.name or event.member} joined ({event.device}).", event.member))
     if state.phase == "finished":
         effects.append(Tell(event.member, Status(state.generation, "finished", state.ending)))
@@ -81,6 +82,8 @@ def lost(state: State, event: MemberLost, now: float) -> list[Effect]:
 def _take_back(state: State, peer: Peer, reason: str, now: float) -> list[Effect]:
     """Everything that the peer holds and no holder has accepted goes back."""
     effects: list[Effect] = []
+    state.late.pop(peer.id, None)
+    steps.left(state, peer.id)
     for number in list(peer.contributions):
         effects += contributions.withdraw(state, state.round.contributions[number], reason, now)
     for number in list(peer.leases):
@@ -113,6 +116,7 @@ def overdue(state: State, now: float) -> list[Effect]:
             peer.timing = Timing()
             peer.timing.add(lease.count, now - lease.granted_at)
             work.measured(state, peer, peer.timing.speed)
+            work.not_called_for_nothing(state, peer)
         effects += work.strike(state, peer, f"it did not finish {lease.count} samples in time")
     for peer in [peer for peer in state.peers.values() if peer.contribute_by and peer.contribute_by < now]:
         peer.contribute_by = 0.0

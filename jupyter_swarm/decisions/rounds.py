@@ -14,9 +14,11 @@ from ..protocol.messages import (
     Revert,
     Settings,
     Status,
+    Strategy,
 )
 from ..protocol.records import Contributor, RoundRecord
-from . import leases, work
+from ..protocol.rules import StrategyChange
+from . import contributions, leases, steps, work
 from .effects import Effect, Note, Place, Tell, TellPeers, WriteRecord
 from .events import Recorded, RecordFailed
 from .state import Round, State
@@ -73,24 +75,60 @@ def open_round(state: State, now: float) -> list[Effect]:
         return effects + place(state, now)
     state.phase = "open"
     if new:
+        effects += _follow_rule(state)
         state.round.target = state.target
-        leases.draw(state.book, state.target)
-    return effects + work.dispatch(state, now)
+        if state.in_steps:
+            steps.open_round(state)
+        else:
+            leases.draw(state.book, state.target)
+    return effects + contributions.announce_late(state, now) + work.dispatch(state, now)
+
+
+def _follow_rule(state: State) -> list[Effect]:
+    """The rule that holds for the round that opens, and a line for people if it is another one."""
+    rule = state.rule_of(state.round.number)
+    if rule == state.rule:
+        return []
+    state.rule = rule
+    state.recent_norms, state.usual_norm = [], 0.0
+    return [Note("info", f"From round {state.round.number} on the strategy is {rule.strategy}.")]
+
+
+def change_strategy(state: State, changes: tuple[StrategyChange, ...], by: str) -> list[Effect]:
+    """Other rules for the rounds to come."""
+    state.changes = changes
+    message = Strategy(state.generation, changes)
+    effects: list[Effect] = [Tell(holder, message) for holder in state.holders]
+    effects.append(TellPeers(message, in_order=True))
+    coming = [change for change in changes if change.round > state.version]
+    said = ", ".join(f"{change.rule.strategy} from round {change.round} on" for change in coming)
+    return [*effects, Note("info", f"{by} changed the strategy: {said or 'it stays as it is'}.")]
 
 
 def close_if_complete(state: State, now: float) -> list[Effect]:
     """Prepare the next version once all samples of the round are in accepted contributions."""
     current = state.round
-    if state.phase != "open" or not current.accepted or current.samples_in < current.target:
+    if state.phase != "open" or not current.accepted:
+        return []
+    if not (steps.complete(state, now) if state.in_steps else current.samples_in >= current.target):
         return []
     state.phase = "preparing"
     current.deadline = now + PREPARE_SECONDS
+    _note_whom_it_waited_for(state, now)
     order = tuple((number, current.contributions[number].weight) for number in current.accepted)
     prepare = Prepare(
         state.generation, current.number, current.attempt, order, current.samples_in, state.rule.optimizer,
         state.learning_rate, state.rule.clip_norm,
     )  # fmt: skip
     return [Tell(holder, prepare) for holder in state.holding()]
+
+
+def _note_whom_it_waited_for(state: State, now: float) -> None:
+    """For those who ask what they waited for: who came last, or did not come in time."""
+    late = {state.peers[lease.peer].name for lease in steps.missing(state)} if state.in_steps else set()
+    last = state.peers.get(state.round.contributions[state.round.accepted[-1]].peer)
+    state.closed_at = now
+    state.closed_by = ", ".join(sorted(late)) or (last.name if last else "")
 
 
 def partial_norm(state: State, holder: str, message: PartialNorm) -> list[Effect]:
@@ -138,10 +176,14 @@ def _record(state: State, now: float) -> RoundRecord:
     contributors = []
     for place_, number in enumerate(current.accepted, start=1):
         c = current.contributions[number]
-        ranges = tuple((state.book.leases[lease].start, state.book.leases[lease].stop) for lease in c.leases)
+        held = [state.book.leases[lease] for lease in c.leases]
+        ranges = tuple((lease.start, lease.stop) for lease in held if not lease.own)
         contributors.append(
-            Contributor(place_, number, c.peer, c.weight, ranges, c.base_version, c.loss_sum, c.loss_count, c.norms)
-        )
+            Contributor(
+                place_, number, c.peer, c.weight, ranges, c.base_version, c.loss_sum, c.loss_count, c.norms,
+                c.own, c.steps, c.seconds, c.waiting, c.waited_for, c.bytes,
+            )
+        )  # fmt: skip
     digests = sorted((digest for part in current.prepared.values() for digest in part), key=lambda d: d.shard)
     return RoundRecord(
         session=state.session,
@@ -151,11 +193,21 @@ def _record(state: State, now: float) -> RoundRecord:
         contributors=tuple(contributors),
         samples=current.samples_in,
         skips=tuple(state.book.skips),
-        book=leases.after_commit(state.book, current.samples_in),
+        book=leases.after_commit(state.book, _from_the_book(state)),
         digests=tuple(digests),
         learning_rate=state.learning_rate,
         target=current.target,
         unix_time=now,
+        strategy=state.rule.strategy,
+        inner_learning_rate=state.inner_learning_rate,
+    )
+
+
+def _from_the_book(state: State) -> int:
+    """Samples of the session's data that the round consumes: without those of peers' own data."""
+    return sum(
+        state.round.contributions[number].weight - state.round.contributions[number].own
+        for number in state.round.accepted
     )
 
 
@@ -169,8 +221,9 @@ def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
         or (event.round, event.attempt) != (current.number, current.attempt)
     ):
         return []
-    leases.consume(state.book, current.samples_in)
+    leases.consume(state.book, _from_the_book(state))
     state.version = current.number
+    steps.expire(state)
     state.samples_done += current.samples_in
     state.last_record = record
     state.waiting.clear()
@@ -231,9 +284,11 @@ def abort(state: State, reason: str, now: float) -> list[Effect]:
     effects = _void(state, reason)
     effects.append(Note("warning", f"Round {state.round.number} starts again: {reason}."))
     state.phase = "open"
+    if state.in_steps:
+        steps.open_round(state)
     if state.replace:
         return effects + place(state, now)
-    return effects + work.dispatch(state, now)
+    return effects + contributions.announce_late(state, now) + work.dispatch(state, now)
 
 
 def _void(state: State, reason: str) -> list[Effect]:

@@ -10,8 +10,9 @@ from typing import Literal
 
 import msgspec
 
+from ..protocol.messages import Announce
 from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
-from ..protocol.rules import RoundRule, SessionSettings
+from ..protocol.rules import RoundRule, SessionSettings, StrategyChange, rule_of
 from .speed import Timing, weight
 
 Phase = Literal["placing", "open", "preparing", "recording", "finishing", "finished"]
@@ -31,7 +32,11 @@ class Piece(msgspec.Struct):
 
 
 class Lease(msgspec.Struct):
-    """Samples in a peer's hands: leased, computed ("done"), or claimed by the contribution with that number."""
+    """Samples in a peer's hands: leased, computed ("done"), or claimed by the contribution with that number.
+
+    round: the one that it was leased for, so that its steps begin at version `round - 1`. own: it counts samples of the
+    peer's own data, which are in no book.
+    """
 
     id: int
     kind: Literal["train", "evaluate"]
@@ -44,6 +49,9 @@ class Lease(msgspec.Struct):
     failed_on: str = ""
     state: Literal["leased", "done", "claimed"] = "leased"
     contribution: int = 0
+    round: int = 0
+    own: bool = False
+    seconds: float = 0.0
 
     @property
     def count(self) -> int:
@@ -51,13 +59,15 @@ class Lease(msgspec.Struct):
 
 
 class Book(msgspec.Struct):
-    """Who has which samples. In an open round `free`, the leases and the skips are exactly what the round owns."""
+    """Who has which samples. In an open round of samples `free`, the leases and the skips are exactly what the round
+    owns; a round of steps owns no number of samples. `pool`: given back by earlier rounds, not owned by this one."""
 
     samples: int
     cursor: int = 0
     consumed: int = 0
     skipped: int = 0
     free: list[Piece] = []
+    pool: list[Piece] = []
     leases: dict[int, Lease] = {}
     skips: list[Skip] = []
     next_lease: int = 1
@@ -67,7 +77,10 @@ class Peer(msgspec.Struct):
     """A member that trains. Rates are measured here: `speed` in samples, `upload_rate` in bytes per second.
 
     strikes: how often in a row it was too slow or refused; failures: how many leases failed in a row; contribute_by:
-    when its announcement is due (0: it was not asked for one); key: the last one it announced.
+    when its announcement is due (0: it was not asked for one); key: the last one it announced. own_samples: of its own
+    data (0: it takes the session's), of which `own_leased` have been leased; in the round under way it was leased
+    `leased` samples. done_at, accepted_at: when it finished its last lease, when its last contribution was accepted;
+    since its last announcement it had nothing to compute for `waiting` seconds, mostly because of `waited_for`.
     """
 
     id: str
@@ -86,6 +99,13 @@ class Peer(msgspec.Struct):
     contribute_by: float = 0.0
     key: int = -1
     samples: int = 0
+    own_samples: int = 0
+    own_leased: int = 0
+    leased: int = 0
+    done_at: float = 0.0
+    accepted_at: float = 0.0
+    waiting: float = 0.0
+    waited_for: str = ""
 
 
 class Holder(msgspec.Struct):
@@ -114,10 +134,20 @@ class Contribution(msgspec.Struct):
     deadline: float = 0.0
     staged: list[str] = []
     squares: dict[str, float] = {}
+    own: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+    waited_for: str = ""
 
 
 class Round(msgspec.Struct):
-    """The attempt under way at the next version."""
+    """The attempt under way at the next version.
+
+    Of a round of steps: `fastest` is the speed of the fastest peer at its opening; `taking` says of each peer that got
+    steps whether it has made them, `made` how many have; `closing` is when the others were asked for what they have
+    (0.0: not yet), `grace_until` how long they are waited for.
+    """
 
     number: int
     attempt: int = 1
@@ -132,6 +162,11 @@ class Round(msgspec.Struct):
     prepared: dict[str, tuple[ShardDigest, ...]] = {}
     record: RoundRecord | None = None
     failed_attempts: int = 0
+    fastest: float = 0.0
+    taking: dict[str, bool] = {}
+    made: int = 0
+    closing: float = 0.0
+    grace_until: float = 0.0
 
 
 class Evaluation(msgspec.Struct):
@@ -161,7 +196,12 @@ class Crowd(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """One session. `waiting` holds the peers that asked for work and got none, in the order in which they asked."""
+    """One session. `waiting` holds the peers that asked for work and got none, in the order in which they asked.
+
+    rule: of the round under way; `first_rule` and `changes` say which one holds when. late: announcements that came
+    while a round was merged without them. closed_at, closed_by: when the last round had all that it was merged of, and
+    for whom it had waited.
+    """
 
     session: str
     rule: RoundRule
@@ -190,11 +230,32 @@ class State(msgspec.Struct):
     recent_norms: list[float] = []
     usual_norm: float = 0.0
     last_record: RoundRecord | None = None
+    first_rule: RoundRule | None = None
+    changes: tuple[StrategyChange, ...] = ()
+    late: dict[str, Announce] = {}
+    closed_at: float = 0.0
+    closed_by: str = ""
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether the round under way is one of steps."""
+        return self.rule.work == "steps"
+
+    @property
+    def inner_steps(self) -> int:
+        """Steps of the fastest peer in a round of steps."""
+        return self.settings.inner_steps or self.rule.inner_steps
 
     @property
     def target(self) -> int:
-        """Samples that a round owns."""
+        """Samples that a round owns; in a round of steps, those that it would take if all peers were equally fast."""
+        if self.in_steps:
+            return self.inner_steps * self.rule.inner_batch * max(self.crowd.active, 1)
         return self.settings.target_batch or self.rule.target_batch
+
+    def rule_of(self, round: int) -> RoundRule:
+        """The rule that holds for `round`, as things stand."""
+        return rule_of(self.first_rule or self.rule, self.changes, round)
 
     @property
     def learning_rate(self) -> float:
@@ -235,13 +296,17 @@ def new_state(
     shards: int,
     generation: int = 1,
     last_record: RoundRecord | None = None,
+    changes: tuple[StrategyChange, ...] = (),
 ) -> State:
-    """The state at the start of a server: a fresh session, or one that goes on after `last_record`."""
+    """The state at the start of a server: a fresh session, or one that goes on after `last_record`. `rule` is that of
+    the first round, `changes` say what holds later."""
     book = last_record.book if last_record else BookState()
     version = last_record.round if last_record else 0
     return State(
         session=session,
-        rule=rule,
+        rule=rule_of(rule, changes, version + 1),
+        first_rule=rule,
+        changes=changes,
         settings=settings,
         held_out=held_out,
         shard_count=shards,
@@ -255,6 +320,6 @@ def new_state(
             cursor=book.cursor,
             consumed=book.consumed,
             skipped=book.skipped,
-            free=[Piece(start, stop) for start, stop in book.pool],
+            pool=[Piece(start, stop) for start, stop in book.pool],
         ),
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 from ..protocol.messages import ContributeNow, Evaluated, LeaseDone, LeaseGrant
-from . import leases
+from . import leases, steps
 from .effects import Effect, Note, Tell, TellPeers
 from .speed import weight
 from .state import Evaluation, Lease, Peer, Piece, State
+from .steps import CONTRIBUTE_SECONDS
 
-CONTRIBUTE_SECONDS = 60.0
-"""A peer that was told to contribute has so long to announce."""
 STRIKES = 3
 """A peer that is too slow, or whose leases fail, so many times in a row is paused, with the reason."""
 
@@ -60,10 +59,35 @@ def serve(state: State, peer: Peer, now: float) -> list[Effect]:
         return _lease_evaluation(state, state.evaluation, peer, now)
     if state.phase != "open" or not enough_peers(state):
         return []
-    piece = leases.next_piece(state, peer, now)
+    if peer.own_samples and not (state.in_steps and state.settings.own_samples):
+        return []
+    source = steps if state.in_steps else leases
+    piece = source.next_piece(state, peer, now)
     if done and (piece is None or piece.failures or any(lease.failures for lease in done)):
         return _call(state, peer, now)
-    return [_grant(state, peer, leases.take(state, peer, piece, now))] if piece is not None else []
+    if piece is None:
+        return []
+    _waited(state, peer, now)
+    return [_grant(state, peer, source.take(state, peer, piece, now))]
+
+
+def _waited(state: State, peer: Peer, now: float) -> None:
+    """The peer gets work: note how long it had none, and what took longest of that."""
+    if not peer.done_at:
+        return
+    parts = {"its next lease": now - peer.done_at}
+    if peer.accepted_at >= peer.done_at:
+        closed = max(state.closed_at, peer.accepted_at)
+        parts = {
+            "its upload": peer.accepted_at - peer.done_at,
+            state.closed_by or "other peers": closed - peer.accepted_at,
+            "the commit": now - closed,
+        }
+    longest = max(parts, key=lambda part: parts[part])
+    if now - peer.done_at > peer.waiting:
+        peer.waited_for = longest
+    peer.waiting += now - peer.done_at
+    peer.done_at = 0.0
 
 
 def leases_of(state: State, peer: Peer) -> list[Lease]:
@@ -81,13 +105,15 @@ def _grant(state: State, peer: Peer, lease: Lease) -> Effect:
     return Tell(
         peer.id,
         LeaseGrant(
-            state.generation, state.round.number, state.round.attempt, lease.id, lease.kind, lease.start, lease.stop
+            state.generation, state.round.number, state.round.attempt, lease.id, lease.kind, lease.start, lease.stop,
+            learning_rate=state.inner_learning_rate if lease.kind == "train" else 0.0, own=lease.own,
         ),
-    )
+    )  # fmt: skip
 
 
 def _call(state: State, peer: Peer, now: float) -> list[Effect]:
     state.waiting.pop(peer.id, None)
+    steps.made(state, peer)
     peer.contribute_by = now + CONTRIBUTE_SECONDS
     return [Tell(peer.id, ContributeNow(state.generation, state.round.number, state.round.attempt))]
 
@@ -98,19 +124,58 @@ def lease_done(state: State, peer: Peer, message: LeaseDone, now: float) -> list
     lease = state.book.leases.get(message.lease)
     if lease is None or lease.peer != peer.id or lease.state != "leased":
         return []
+    if lease.kind == "train" and 0 <= message.computed < lease.count and state.in_steps:
+        return _computed_part(state, peer, lease, message, now)
     if message.failed:
         effects = _failed(state, peer, lease, message.failed, now)
-        wait(state, peer)
+        not_called_for_nothing(state, peer)
         return effects + dispatch(state, now)
     peer.failures = 0
     if lease.kind == "evaluate":
         _evaluated(state, peer, lease, message, now)
     else:
-        lease.state = "done"
-        peer.timing.add(lease.count, now - lease.granted_at)
-        measured(state, peer, peer.timing.speed)
+        _done(state, peer, lease, now)
     wait(state, peer)
     return serve(state, peer, now)
+
+
+def _done(state: State, peer: Peer, lease: Lease, now: float) -> None:
+    lease.state = "done"
+    lease.seconds = now - lease.granted_at
+    peer.done_at = now
+    peer.timing.add(lease.count, lease.seconds)
+    measured(state, peer, peer.timing.speed)
+
+
+def _computed_part(state: State, peer: Peer, lease: Lease, message: LeaseDone, now: float) -> list[Effect]:
+    """Of a lease of steps the first ones are made. The others go back; if a step has failed, its samples as failed."""
+    effects: list[Effect] = []
+    whole = lease.count
+    peer.leased -= lease.count - message.computed
+    if message.failed:
+        batch = min(state.rule.inner_batch, whole - message.computed)
+        leases.split(state.book, lease, message.computed + batch)
+        failing = leases.cut(state.book, lease, message.computed)
+        peer.leases.append(failing.id)
+        effects = _failed(state, peer, failing, message.failed, now)
+    elif message.computed:
+        leases.split(state.book, lease, message.computed)
+    if message.computed:
+        _done(state, peer, lease, now)
+    else:
+        peer.leases.remove(lease.id)
+        if lease.id in state.book.leases:
+            leases.give_back(state.book, lease)
+    not_called_for_nothing(state, peer)
+    return effects + dispatch(state, now)
+
+
+def not_called_for_nothing(state: State, peer: Peer) -> None:
+    """A peer that has computed nothing need not contribute, even if it was asked to."""
+    if (peer.contribute_by or peer.paused) and not peer.leases:
+        peer.contribute_by = 0.0
+        steps.left(state, peer.id)
+    wait(state, peer)
 
 
 def measured(state: State, peer: Peer, speed: float) -> None:
@@ -142,7 +207,7 @@ def fail(state: State, lease: Lease, reason: str, now: float) -> list[Effect]:
     """What the peer computed for a training lease, or of it, cannot count: lease its samples again, or skip them."""
     peer = state.peers[lease.peer]
     peer.leases.remove(lease.id)
-    skip = leases.fail(state.book, lease, reason, now)
+    skip = leases.fail(state.book, lease, reason, now, replace=not state.in_steps)
     again = "They are skipped" if skip else "They are leased again"
     text = f"{peer.name} could not compute samples {lease.start} to {lease.stop - 1}: {reason}. {again}."
     return [Note("warning", text, peer.id)]
@@ -152,6 +217,7 @@ def pause_peer(state: State, peer: Peer, reason: str) -> Effect:
     """Give a peer no more work until it or the instructor resumes it."""
     peer.paused = reason
     state.count_peers()
+    not_called_for_nothing(state, peer)
     return Note("warning", f"{peer.name} is paused: {reason}", peer.id)
 
 

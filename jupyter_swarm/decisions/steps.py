@@ -1,0 +1,160 @@
+"""Rounds of steps: how many each peer makes, when the rest is asked for what it has, how long it is waited for.
+
+The fastest peer makes all its steps, slower ones as many as fit into the same time. When a quorum of them is done, the
+rest is told to contribute what it has computed: whoever answers loses at most the step under way, and nobody waits for
+the slowest. Whoever does not answer is waited for while the samples that the others could take meanwhile are fewer
+than those it holds (the adaptive grace window of Decoupled DiLoCo, arXiv 2604.21428); what it sends later counts for
+the next round.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..protocol.messages import ContributeNow
+from . import leases
+from .effects import Effect, Tell
+from .state import Lease, Peer, Piece, State
+
+CONTRIBUTE_SECONDS = 60.0
+"""A peer that was told to contribute has so long to announce."""
+LEAST_GRACE = 1.0
+"""Whoever was asked gets so many seconds in any case: an answer has its way to go."""
+
+
+def open_round(state: State) -> None:
+    """An attempt begins: take what earlier ones gave back, and see who is how fast."""
+    book = state.book
+    book.free, book.pool = [*book.pool, *book.free], []
+    state.round.fastest = max((peer.speed for peer in state.active_peers()), default=0.0)
+    for peer in state.peers.values():
+        peer.leased = 0
+
+
+def steps_for(state: State, peer: Peer) -> int:
+    """How many inner steps the peer should make in the round under way."""
+    fastest = state.round.fastest
+    if not peer.speed or not fastest:
+        return state.inner_steps
+    return max(1, round(state.inner_steps * min(peer.speed / fastest, 1.0)))
+
+
+def next_piece(state: State, peer: Peer, now: float) -> Piece | None:
+    """The samples for the peer's next steps, None if it has had all of this round."""
+    left = steps_for(state, peer) * state.rule.inner_batch - peer.leased
+    if left <= 0 or state.round.closing:
+        return None
+    if peer.own_samples:
+        return Piece(peer.own_leased, peer.own_leased + left)
+    piece = leases.next_piece(state, peer, now)
+    if piece is None:
+        piece = leases.fresh(state.book, left)
+        state.book.free.append(piece)
+    return piece
+
+
+def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
+    """Lease samples of `piece`, which `next_piece` gave: as many as the peer's steps need."""
+    left = steps_for(state, peer) * state.rule.inner_batch - peer.leased
+    size = piece.stop - piece.start if piece.failures else min(left, piece.stop - piece.start)
+    if not peer.own_samples:
+        piece.start += size
+        if piece.start == piece.stop:
+            state.book.free.remove(piece)
+        piece = Piece(piece.start - size, piece.start, piece.failures, piece.avoid)
+    lease = leases.add(state, peer, "train", piece, now)
+    if peer.own_samples:
+        lease.own = True
+        peer.own_leased += size
+    peer.leased += size
+    state.round.taking.setdefault(peer.id, False)
+    return lease
+
+
+def made(state: State, peer: Peer) -> None:
+    """The peer has made its steps of this round."""
+    if state.round.taking.get(peer.id) is False:
+        state.round.taking[peer.id] = True
+        state.round.made += 1
+
+
+def left(state: State, peer: str) -> None:
+    """The peer has nothing to contribute, or is gone: it takes no part in this round any more."""
+    state.round.made -= bool(state.round.taking.pop(peer, False))
+
+
+def call_rest(state: State, now: float) -> list[Effect]:
+    """Once a quorum has made its steps, ask the others for what they have."""
+    current = state.round
+    if current.closing or not current.made or current.made < math.ceil(state.rule.quorum * len(current.taking)):
+        return []
+    current.closing = now
+    effects: list[Effect] = []
+    for peer in [state.peers[name] for name, done in current.taking.items() if not done]:
+        if not peer.contribute_by and _leased(state, peer):
+            peer.contribute_by = now + CONTRIBUTE_SECONDS
+            effects.append(Tell(peer.id, ContributeNow(state.generation, current.number, current.attempt)))
+    set_grace(state)
+    return effects
+
+
+def reopen_if_empty(state: State) -> bool:
+    """Where nothing that was made could count, peers make steps again; whether it is so."""
+    current = state.round
+    if not current.closing or current.contributions or missing(state):
+        return False
+    current.closing, current.made, current.taking = 0.0, 0, {}
+    open_round(state)
+    return True
+
+
+def set_grace(state: State) -> None:
+    """How long to wait: until the samples that those who are done could take are as many as the missing ones."""
+    current = state.round
+    if not current.closing:
+        return
+    out = missing(state)
+    absent = {lease.peer for lease in out}
+    held = sum(lease.count for lease in out)
+    idle = sum(state.peers[name].speed for name in current.taking if name not in absent)
+    seconds = held / idle if idle else state.rule.grace
+    current.grace_until = current.closing + max(LEAST_GRACE, min(seconds, state.rule.grace))
+
+
+def missing(state: State) -> list[Lease]:
+    """The training leases of this round that no contribution has claimed."""
+    number = state.round.number
+    return [
+        lease
+        for lease in state.book.leases.values()
+        if lease.kind == "train" and lease.state != "claimed" and lease.round == number
+    ]
+
+
+def complete(state: State, now: float) -> bool:
+    """Whether the round has all that it is worth waiting for. Uploads have deadlines of their own."""
+    current = state.round
+    if not current.closing or len(current.accepted) < len(current.contributions):
+        return False
+    return not missing(state) or now >= current.grace_until
+
+
+def base_of(held: list[Lease]) -> int:
+    """The version at which the steps on these leases began."""
+    return min(lease.round for lease in held) - 1
+
+
+def expire(state: State) -> None:
+    """After a commit: take back the leases whose contribution would now be too late."""
+    rule = state.rule_of(state.version + 1)
+    allowed = rule.staleness if rule.work == "steps" else -1
+    for lease in [lease for lease in state.book.leases.values() if lease.kind == "train"]:
+        if state.version - (lease.round - 1) > allowed:
+            peer = state.peers[lease.peer]
+            peer.leases.remove(lease.id)
+            peer.contribute_by = 0.0
+            leases.give_back(state.book, lease)
+
+
+def _leased(state: State, peer: Peer) -> bool:
+    return any(state.book.leases[lease].state == "leased" for lease in peer.leases)
