@@ -60,5 +60,9 @@ class StoreError(SwarmError):
     """The server's disk does not take or give back what was asked of it. Nothing that was stored is lost."""
 
 
+class CheckpointError(SwarmError):
+    """A checkpoint that is damaged, incomplete, or cannot be fetched or written."""
+
+
 class Refusal(SwarmError):
     """A contribution, frame or request that the other side refused, with its reason."""
