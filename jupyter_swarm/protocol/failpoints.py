@@ -17,6 +17,7 @@ Point = Literal[
     "recorded",
     "mid-rename",
     "mid-snapshot",
+    "mid-checkpoint",
 ]
 
 hook: Callable[[str], None] | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from io import BufferedReader
 from pathlib import Path
 
 from ..protocol.errors import Refusal, StoreError
+from ..protocol.manifest import FileEntry, FileHash
 from .atomic import AtomicFile, Buffer, Discarding, disk_errors, remove_temporaries
 
 _ADDRESS = re.compile(r"[0-9a-f]{64}")
@@ -51,6 +53,32 @@ class BlobWriter(Discarding):
         self._file.discard()
 
 
+class NewBlob(Discarding):
+    """Takes a blob in pieces whose hash is not known before its end. Not for several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = AtomicFile(folder / "new")
+        self._hash = FileHash()
+
+    def write(self, chunk: Buffer) -> None:
+        """Add bytes. Raises `StoreError`; the blob is then discarded."""
+        self._hash.update(chunk)
+        self._file.write(chunk)
+
+    def finish(self, name: str) -> FileEntry:
+        """Store the blob durably; returns the entry of a file `name` with its bytes. Raises `StoreError`."""
+        entry = self._hash.entry(name)
+        self._file.path = self._file.path.with_name(entry.sha256)
+        if self._file.path.exists():
+            self.discard()
+        else:
+            self._file.commit()
+        return entry
+
+    def discard(self) -> None:
+        self._file.discard()
+
+
 class Blobs:
     """The blobs in one folder. Every method raises `Refusal` for what is not 64 lower-case hexadecimal digits."""
 
@@ -69,6 +97,10 @@ class Blobs:
                 writer.write(data)
                 writer.finish()
         return sha256
+
+    def new(self) -> NewBlob:
+        """A writer for a blob of any size. Raises `StoreError`."""
+        return NewBlob(self.folder)
 
     def exists(self, sha256: str) -> bool:
         """Whether the blob is stored."""
@@ -98,6 +130,18 @@ class Blobs:
                 f"Check the disk of {self.folder}, remove the file, and upload it again.",
             )
         return data
+
+    def remove(self, sha256: str) -> None:
+        """Forget a blob, if it is there."""
+        # Windows keeps a file that somebody is reading; the next sweep gets it.
+        with contextlib.suppress(OSError):
+            self._path(sha256).unlink()
+
+    def untouched(self, before: float) -> set[str]:
+        """The blobs that were stored before that time (seconds since 1970). Raises `StoreError`."""
+        with disk_errors("look into", self.folder):
+            files = [path for path in self.folder.iterdir() if _ADDRESS.fullmatch(path.name)]
+            return {path.name for path in files if path.stat().st_mtime < before}
 
     def recover(self) -> None:
         """Remove uploads that a server that died has left unfinished. Only at the start."""

@@ -23,14 +23,13 @@ from ..protocol.errors import InviteError, SessionError, StoreError
 from ..protocol.invites import Role, hash_secret
 from ..protocol.layout import Layout
 from ..protocol.records import RoundRecord
-from ..protocol.rules import SessionSettings, SessionSpec
+from ..protocol.rules import SessionSettings, SessionSpec, StrategyChange
 from .atomic import disk_full
-from .rows import Event, Member, Metric, SessionState, StoredInvite, StoredSession
+from .rows import Event, Member, Metric, SessionState, StoredCheckpoint, StoredInvite, StoredSession
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = f"""
-BEGIN;
+# What leads from each version of the schema to the next.
+_STEPS = (
+    """
 CREATE TABLE sessions (
     session TEXT PRIMARY KEY, spec TEXT NOT NULL, layout TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
     ended REAL, generation INTEGER NOT NULL
@@ -58,9 +57,15 @@ CREATE TABLE metrics (
     session TEXT NOT NULL REFERENCES sessions, version INTEGER NOT NULL, member TEXT NOT NULL, name TEXT NOT NULL,
     sum REAL, count INTEGER NOT NULL, PRIMARY KEY (session, version, member, name)
 ) WITHOUT ROWID;
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
+""",
+    """
+CREATE TABLE checkpoints (
+    session TEXT NOT NULL REFERENCES sessions, number INTEGER NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
+    manifest TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (session, number)
+) WITHOUT ROWID;
+""",
+)
+SCHEMA_VERSION = len(_STEPS)
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -109,11 +114,19 @@ class Database:
         """The layout that the session was opened with. Raises `SessionError` if there is no such session."""
         return _from_json(self._of_session("layout", session), Layout)
 
-    def save_settings(self, session: str, settings: SessionSettings) -> SessionSpec:
-        """Replace the settings in the session's spec; returns the new spec. Raises `SessionError`."""
+    def change_spec(
+        self,
+        session: str,
+        settings: SessionSettings | None = None,
+        changes: tuple[StrategyChange, ...] | None = None,
+    ) -> SessionSpec:
+        """Replace what is given in the session's spec; returns the new spec. Raises `SessionError`."""
         with self._transaction():
             spec = _from_json(self._of_session("spec", session), SessionSpec)
-            spec = msgspec.structs.replace(spec, settings=settings)
+            if settings is not None:
+                spec = msgspec.structs.replace(spec, settings=settings)
+            if changes is not None:
+                spec = msgspec.structs.replace(spec, changes=changes)
             self._execute("UPDATE sessions SET spec = ? WHERE session = ?", _json(spec), session)
         return spec
 
@@ -134,7 +147,7 @@ class Database:
     def delete_session(self, session: str) -> None:
         """Forget a session and everything recorded of it. Does nothing if there is no such session."""
         with self._transaction():
-            for table in ("metrics", "rounds", "events", "members", "invites", "sessions"):
+            for table in ("checkpoints", "metrics", "rounds", "events", "members", "invites", "sessions"):
                 self._execute(f"DELETE FROM {table} WHERE session = ?", session)
 
     # --- invites
@@ -264,17 +277,28 @@ class Database:
         with self._transaction():
             self._insert_metrics(metrics)
 
-    def metrics(self, session: str, after: int = -1) -> list[Metric]:
-        """The metrics of the versions after `after`, in the order of versions."""
+    def metrics(self, session: str, after: int = -1, limit: int = -1) -> list[Metric]:
+        """The metrics of the versions after `after`, in the order of versions, members and names: at most `limit` rows
+        (-1: all)."""
         with self._errors():
             rows = self._rows(
-                "SELECT * FROM metrics WHERE session = ? AND version > ? ORDER BY version, member, name", session, after
-            )
+                "SELECT * FROM metrics WHERE session = ? AND version > ? ORDER BY version, member, name LIMIT ?",
+                session, after, limit,
+            )  # fmt: skip
         # SQLite has no NaN: it stores NULL.
         return [
             Metric(session, version, member, name, math.nan if total is None else total, count)
             for session, version, member, name, total, count in rows
         ]
+
+    def latest_metrics(self, session: str, version: int) -> dict[str, float]:
+        """The newest mean of each metric of all members together, as of `version`."""
+        with self._errors():
+            rows = self._rows(
+                "SELECT name, sum, count, MAX(version) FROM metrics WHERE session = ? AND member = '' AND version <= ? "
+                "GROUP BY name ORDER BY name", session, version,
+            )  # fmt: skip
+        return {name: total / count for name, total, count, _ in rows if total is not None and count}
 
     def add_events(self, events: Iterable[Event]) -> None:
         """Record events; their `number` is given here."""
@@ -288,6 +312,26 @@ class Database:
             "SELECT * FROM events WHERE session = ? AND number > ? ORDER BY number LIMIT ?",
             session, after, limit,
         )  # fmt: skip
+
+    # --- checkpoints
+
+    def add_checkpoint(self, session: str, name: str, version: int, manifest: str, created: float) -> StoredCheckpoint:
+        """Record a checkpoint by the SHA-256 of its manifest. Raises `SessionError`."""
+        with self._transaction():
+            self._of_session("session", session)
+            (number,) = self._rows("SELECT 1 + COALESCE(MAX(number), 0) FROM checkpoints WHERE session = ?", session)[0]
+            checkpoint = StoredCheckpoint(session, number, name, version, manifest, created)
+            self._insert("checkpoints", msgspec.structs.astuple(checkpoint))
+        return checkpoint
+
+    def checkpoints(self, session: str) -> list[StoredCheckpoint]:
+        """All checkpoints of a session, in the order they were made."""
+        return self._read(StoredCheckpoint, "SELECT * FROM checkpoints WHERE session = ? ORDER BY number", session)
+
+    def delete_checkpoint(self, session: str, number: int) -> None:
+        """Forget a checkpoint. Does nothing if there is no such checkpoint."""
+        with self._transaction():
+            self._execute("DELETE FROM checkpoints WHERE session = ? AND number = ?", session, number)
 
     # --- SQLite
 
@@ -304,8 +348,8 @@ class Database:
         self._execute("PRAGMA journal_mode = WAL")
         self._execute("PRAGMA synchronous = FULL")
         self._execute("PRAGMA foreign_keys = ON")
-        if version == 0:
-            self._connection.executescript(_SCHEMA)
+        for number, step in enumerate(_STEPS[version:], version + 1):
+            self._connection.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
 
     def _execute(self, sql: str, *values: Any) -> None:
         self._connection.execute(sql, values)

@@ -82,3 +82,14 @@ class Metric(msgspec.Struct, frozen=True):
     @property
     def mean(self) -> float:
         return self.sum / self.count if self.count else math.nan
+
+
+class StoredCheckpoint(msgspec.Struct, frozen=True):
+    """A checkpoint of a session: `manifest` is the SHA-256 of its manifest, a blob that names all its other blobs."""
+
+    session: str
+    number: int
+    name: str
+    version: int
+    manifest: str
+    created: float
