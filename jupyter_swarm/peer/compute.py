@@ -15,7 +15,7 @@ from ..protocol.layout import Layout, Stream
 from ..shards.layout import layout_of
 from ..shards.vector import FlatVector
 from .data import EpochOrder, Samples, to_device
-from .recipe import Recipe, describe
+from .recipe import Data, Recipe, describe
 
 Cancel = Callable[[], bool]
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -75,8 +75,10 @@ class Computer:
     """A recipe's model and data, ready to compute leases.
 
     seed: the session's, from which the order of the samples follows. say: told what the user should know. `sum` holds
-    the gradients of the leases since its `start`.
+    the gradients of the leases since its `start`. `data`: what the samples are of, with the recipe's files.
     """
+
+    data: Data
 
     def __init__(
         self,
@@ -198,7 +200,9 @@ def prepare(recipe: Recipe, seed: int, say: Callable[[str], None] = lambda text:
     parts = Samples(data.train), Samples(data.held_out)
     if not len(parts[0]):
         raise RecipeError("The training data set is empty.", todo="Check what the recipe's data() returns as train.")
-    return Computer(recipe, layout_of(model), model, parts, seed, say)
+    computer = Computer(recipe, layout_of(model), model, parts, seed, say)
+    computer.data = data
+    return computer
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from torch import nn
+
 from ..link import Upload
 from ..protocol import failpoints
 from ..protocol.errors import LayoutError, LinkError, RecipeError
@@ -365,6 +367,14 @@ class Member:
         """SHA-256 of the view between two commits; from any thread."""
         with self._view_lock:
             return self.view.digest_all()
+
+    def copy_to(self, model: nn.Module) -> bool:
+        """Give the view between two commits to `model`; from any thread. False: there is no whole view yet."""
+        with self._view_lock:
+            if self.version >= 0 and not self._syncing:
+                self.view.copy_to(model)
+                return True
+        return False
 
     def pause(self, reason: str) -> None:
         """Take no more leases. What is computed already is still contributed."""

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from ..protocol.errors import InviteError, SessionError, SwarmError
+from ..protocol.errors import InviteError, RecipeError, SessionError, SwarmError
 from ..protocol.invites import Invite, Role
+from ..strategies import Strategy
 from .client import Client
 from .compute import Computer
 from .progress import Line
-from .recipe import Recipe
+from .recipe import Recipe, call
 from .record import OVER, Record, Status
+from .steering import rule_for, settings_of
 from .trainer import Trainer
 
 _POLL_SECONDS = 1.0
@@ -36,6 +38,7 @@ class Session:
         self._computer = computer
         self._record = record
         self._trainer = trainer
+        self._sampled: torch.nn.Module | None = None
 
     @property
     def model(self) -> torch.nn.Module:
@@ -104,6 +107,24 @@ class Session:
         """SHA-256 over all shared numbers of this kernel; at one version they are the same on all peers."""
         return self._must_trainer().digest()
 
+    def sample(self, prompt: str = "") -> str:
+        """What the shared parameters of now make of `prompt`, by the recipe's `sample`. Training goes on meanwhile.
+
+        Raises `RecipeError` for a recipe that cannot sample, `SessionError` before the first parameters are here.
+        """
+        if self.recipe.sample is None:
+            raise RecipeError(
+                f"The recipe {self.recipe.name} has no samples to show.", todo="Give its Recipe(…) a sample=function."
+            )
+        trainer = self._must_trainer()
+        if self._sampled is None:
+            self._sampled = self.recipe.build().eval()
+        if not trainer.copy_to(self._sampled):
+            raise SessionError("The session's parameters are not here yet.", todo="Wait until this kernel trains.")
+        # A sampler draws random numbers, and training must not notice.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return str(call(self.recipe.sample, "sample()", self._sampled, self._computer.data, prompt))
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the session has finished; whether it has. Raises what ended this kernel's membership."""
         return self._wait(timeout, None)
@@ -142,9 +163,21 @@ class Session:
         """Everybody gets work again."""
         self._client.act(self.id, "resume")
 
-    def set(self, **settings: Any) -> dict[str, Any]:
-        """Change settings from the next round on; returns all of them. Raises `SettingError`."""
-        return self._client.change(self.id, settings)
+    def set(self, *, strategy: Strategy | str | None = None, **settings: Any) -> dict[str, Any]:
+        """Change settings from the next round on; returns all of them. Raises `SettingError` before anything changes.
+
+        settings: fields of `SessionSettings` but for the seed; `lr` is learning_rate, `steps` inner_steps, `batch`
+        target_batch. strategy: what to follow from the next round on, or "local" or "every_step": as the session had
+        it before, or else with `steps` and `batch`.
+        """
+        spec = self._client.spec(self.id)
+        changes = settings_of(settings, spec.settings, spec.samples)
+        if strategy is not None:
+            rule = rule_for(strategy, changes, spec, self.recipe.optimizer, self.recipe.predictions)
+            if rule.work == "steps":
+                changes.pop("target_batch", None)  # the inner batch, which is the rule's
+            self._client.change_strategy(self.id, rule)
+        return self._client.change(self.id, changes)
 
     # --- inside
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+from torch import nn
+
 from .. import __version__
 from ..link import Link, State, Timing
 from ..protocol.errors import LinkError, SwarmError
@@ -79,6 +81,10 @@ class Trainer:
     def digest(self) -> str:
         """SHA-256 of the whole view; the same on all peers at the same version. '' before the first parameters."""
         return self._member.digest() if self._member else ""
+
+    def copy_to(self, model: nn.Module) -> bool:
+        """Give the shared numbers of now to `model`, built by the recipe. False: they are not here yet."""
+        return self._member is not None and self._member.copy_to(model)
 
     # --- the link's thread
 

@@ -1,0 +1,98 @@
+"""What a running session can be told: settings by the names that people type, and strategies."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..protocol.errors import SettingError
+from ..protocol.rules import (
+    OptimizerRule,
+    RoundRule,
+    SessionSettings,
+    SessionSpec,
+    check_rule,
+    check_settings,
+)
+from ..strategies import EveryStep, LocalUpdates, Strategy, WarmStart
+
+ALIASES = {"lr": "learning_rate", "steps": "inner_steps", "batch": "target_batch"}
+SETTINGS = tuple(name for name in SessionSettings.__struct_fields__ if name != "seed")
+STRATEGIES = {"local": "LocalUpdates", "every_step": "EveryStep"}
+_STEPS = 50
+
+
+def settings_of(changes: Mapping[str, Any], current: SessionSettings, samples: int) -> dict[str, Any]:
+    """`changes` with the settings' own names, checked. Raises `SettingError`: unknown, of the wrong kind, out of range.
+
+    samples: of the session's training data.
+    """
+    named: dict[str, Any] = {}
+    for name, value in changes.items():
+        full = ALIASES.get(name, name)
+        if full == "seed":
+            raise SettingError(
+                "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
+            )
+        if full not in SETTINGS:
+            raise _unknown(name)
+        if full in named:
+            raise SettingError(f"{full} is set twice.", todo=f"Say {full} or its short name, not both.")
+        named[full] = value
+    try:
+        new = msgspec.convert({**msgspec.to_builtins(current), **named}, SessionSettings)
+    except msgspec.ValidationError as error:
+        raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
+    check_settings(new, samples)
+    return named
+
+
+def _unknown(name: str) -> SettingError:
+    near = difflib.get_close_matches(name, [*SETTINGS, *ALIASES, "strategy"], n=2)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return SettingError(f"There is no setting {name!r}.", todo=f"{meant}The settings are: {', '.join(SETTINGS)}.")
+
+
+def rule_for(
+    strategy: Strategy | str, changes: Mapping[str, Any], spec: SessionSpec, optimizer: OptimizerRule, predictions: int
+) -> RoundRule:
+    """The rule that `strategy` means for a session. Raises `SettingError`.
+
+    A strategy's name ("local", "every_step") means what the session has said of it before, or else its defaults;
+    `inner_steps` and `target_batch` among the `changes` are then its own. optimizer, predictions: the recipe's.
+    """
+    if isinstance(strategy, WarmStart):
+        raise SettingError(
+            "A session that runs cannot warm up again.", todo="Set strategy=EveryStep(…) now and LocalUpdates(…) later."
+        )
+    if isinstance(strategy, str):
+        rule = _named(strategy, changes, spec, optimizer, predictions)
+    else:
+        rule = strategy.rule(optimizer, predictions)
+    settings = msgspec.convert({**msgspec.to_builtins(spec.settings), **changes}, SessionSettings)
+    check_rule(rule, settings, spec.samples)
+    return rule
+
+
+def _named(
+    name: str, changes: Mapping[str, Any], spec: SessionSpec, optimizer: OptimizerRule, predictions: int
+) -> RoundRule:
+    if name not in STRATEGIES:
+        near = difflib.get_close_matches(name, STRATEGIES, n=1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        raise SettingError(f"There is no strategy {name!r}.", todo=f"{meant}Choose one of {', '.join(STRATEGIES)}.")
+    rules = [spec.rule, *(change.rule for change in spec.changes)]
+    steps, batch = changes.get("inner_steps"), changes.get("target_batch")
+    for rule in reversed(rules):
+        if rule.strategy == STRATEGIES[name]:
+            field = "target_batch" if name == "every_step" else "inner_batch"
+            return msgspec.structs.replace(
+                rule, inner_steps=steps or rule.inner_steps, **{field: batch or getattr(rule, field)}
+            )
+    if name == "every_step":
+        return EveryStep(target_batch=batch or rules[-1].inner_batch).rule(optimizer, predictions)
+    batch = batch or min(rules[-1].target_batch, spec.samples)
+    return LocalUpdates(steps=steps or _STEPS, batch=batch).rule(optimizer, predictions)
