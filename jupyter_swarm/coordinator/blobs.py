@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from ..protocol.errors import Refusal
 from ..store.blobs import BlobWriter
@@ -10,6 +11,7 @@ from .bodies import ApiHandler
 from .guard import Gate, allows
 
 _PIECE = 1 << 20
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
 class Upload(ApiHandler):
@@ -79,21 +81,46 @@ class Upload(ApiHandler):
 
 
 class Download(ApiHandler):
-    """`GET sessions/ID/blobs/SHA256`: the recipe and the first parameters of a session, no other blobs."""
+    """`GET sessions/ID/blobs/SHA256`: what a session and its checkpoints name, no other blobs.
+
+    With `Range: bytes=M-` or `bytes=M-N` that part of it, so that a download goes on where it broke off.
+    """
 
     @allows("owner", "instructor", "peer", "holder")
     async def get(self, session: str, sha256: str) -> None:
-        spec = (await self.manager.stored(session)).spec
-        if sha256 not in (spec.recipe, spec.initial):
-            raise Refusal("The session names no such blob.", todo="Fetch its recipe or its first parameters.")
+        if not await self.manager.names_blob(session, sha256):
+            raise Refusal("The session names no such blob.", todo="Fetch what it or one of its checkpoints names.")
         blobs = (await self.manager.storage()).blobs
-        self.set_header("Content-Length", str(await asyncio.to_thread(blobs.size, sha256)))
+        size = await asyncio.to_thread(blobs.size, sha256)
+        start, stop = self._range(size)
+        self.set_header("Accept-Ranges", "bytes")
         self.set_header("Content-Type", "application/octet-stream")
+        if start is None:
+            self.set_header("Content-Range", f"bytes */{size}")
+            self.set_status(416)
+            self.finish()
+            return
+        if (start, stop) != (0, size):
+            self.set_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+            self.set_status(206)
+        self.set_header("Content-Length", str(stop - start))
         file = await asyncio.to_thread(blobs.open, sha256)
         try:
-            while piece := await asyncio.to_thread(file.read, _PIECE):
+            await asyncio.to_thread(file.seek, start)
+            while start < stop:
+                piece = await asyncio.to_thread(file.read, min(_PIECE, stop - start))
+                start += len(piece) or stop  # a file that has become shorter breaks the answer off
                 self.write(piece)
                 await self.flush()
         finally:
             await asyncio.to_thread(file.close)
         self.finish()
+
+    def _range(self, size: int) -> tuple[int | None, int]:
+        """The bytes [start, stop) that are wanted; start is None if there are none. Other kinds of ranges are not
+        served, which the standard allows: the answer is then everything."""
+        match = _RANGE.fullmatch(self.request.headers.get("Range", ""))
+        if match is None:
+            return 0, size
+        start, stop = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
+        return (start if start < stop else None), stop

@@ -12,7 +12,7 @@ import msgspec
 
 from ..protocol.invites import Invite, Role
 from ..protocol.layout import Layout
-from ..protocol.rules import SessionSpec
+from ..protocol.rules import RoundRule, SessionSpec
 from ..store.rows import StoredInvite
 from .blobs import Download, Upload
 from .bodies import ApiHandler
@@ -45,6 +45,13 @@ class Action(msgspec.Struct, frozen=True):
     """Body of `POST sessions/ID/actions`."""
 
     action: Literal["pause", "resume", "stop"]
+
+
+class NewStrategy(msgspec.Struct, frozen=True):
+    """Body of `POST sessions/ID/strategy`: `rule` holds from `round` on, or from the next one."""
+
+    rule: RoundRule
+    round: int | None = None
 
 
 class Sessions(ApiHandler):
@@ -114,14 +121,49 @@ class Actions(ApiHandler):
         self.answer(await self.manager.describe(session))
 
 
+class Strategy(ApiHandler):
+    """A rule for the rounds to come; the answer: the round it begins in, all changes, and those that it replaces."""
+
+    @allows("owner", "instructor")
+    async def post(self, session: str) -> None:
+        body = self.body_as(NewStrategy)
+        self.answer(await self.manager.change_strategy(session, body.rule, str(self.caller), body.round))
+
+
+class NewCheckpoint(msgspec.Struct, frozen=True):
+    """Body of `POST sessions/ID/checkpoints`; without a name it is called after its version."""
+
+    name: str = ""
+
+
+class Checkpoints(ApiHandler):
+    """What is kept of the session; their files are blobs that the manifest names. `post` answers when it is written."""
+
+    @allows("owner", "instructor", "peer", "viewer")
+    async def get(self, session: str) -> None:
+        self.answer({"checkpoints": await self.manager.checkpoints(session)})
+
+    @allows("owner", "instructor")
+    async def post(self, session: str) -> None:
+        self.answer(await self.manager.checkpoint(session, self.body_as(NewCheckpoint).name), 201)
+
+
+class OneCheckpoint(ApiHandler):
+    @allows("owner", "instructor")
+    async def delete(self, session: str, number: str) -> None:
+        await self.manager.delete_checkpoint(session, int(number))
+        self.answer({"deleted": int(number)})
+
+
 class Metrics(ApiHandler):
-    """Means of the metrics of the versions after `after`."""
+    """Means of the metrics of versions after `after`, whole versions in about `limit` rows; `next` as for records."""
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
-        rows = await self.manager.metrics(session, self.number("after", -1, -1, 1 << 62))
+        after, limit = self.number("after", -1, -1, 1 << 62), self.number("limit", 10_000, 1, 10_000)
+        rows, following = await self.manager.metrics(session, after, limit)
         fields = ("version", "member", "name", "mean", "count")
-        self.answer({"metrics": [{field: getattr(row, field) for field in fields} for row in rows]})
+        self.answer({"metrics": [{field: getattr(row, field) for field in fields} for row in rows], "next": following})
 
 
 class Records(ApiHandler):
@@ -177,11 +219,14 @@ def routes(gate: Gate, invite_base: Callable[[str, str], str]) -> list[Route]:
         (f"{one}/invites", Invites, {**shared, "invite_base": invite_base}),
         (f"{one}/invites/(?P<number>[0-9]{{1,9}})", OneInvite, shared),
         (f"{one}/settings", Settings, shared),
+        (f"{one}/strategy", Strategy, shared),
         (f"{one}/actions", Actions, shared),
         (f"{one}/metrics", Metrics, shared),
         (f"{one}/records", Records, shared),
         (f"{one}/events", Events, shared),
         (f"{one}/peers", Peers, shared),
+        (f"{one}/checkpoints", Checkpoints, shared),
+        (f"{one}/checkpoints/(?P<number>[0-9]{{1,9}})", OneCheckpoint, shared),
         (f"{one}/blobs/{_SHA256}", Download, shared),
         (f"{one}/peer", PeerSocket, shared),
         (f"{one}/watch", WatchSocket, shared),

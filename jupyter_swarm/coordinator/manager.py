@@ -7,6 +7,7 @@ is not loaded before, since most of them never open one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import itertools
 import logging
@@ -17,22 +18,27 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import msgspec
 
 from ..protocol.errors import LayoutError, SessionError, SettingError, SwarmError
 from ..protocol.invites import Role, new_secret
 from ..protocol.layout import LAYOUT_VERSION, Layout
+from ..protocol.manifest import check_export_names
 from ..protocol.records import RoundRecord
-from ..protocol.rules import SessionSettings, SessionSpec, check_spec
-from ..store.rows import Event, Member, Metric, SessionState, StoredInvite, StoredSession
+from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, check_spec
+from ..store.database import Database
+from ..store.rows import Event, Member, Metric, SessionState, StoredCheckpoint, StoredInvite, StoredSession
 from .invites import InviteBook
 from .refusals import SessionEnded, SessionNotReady, UnknownSession
-from .storage import Storage
+from .storage import Storage, spec_blobs
 
 if TYPE_CHECKING:
     from .session import SessionRuntime
+    from .steering import StrategyChanged
+
+_P = ParamSpec("_P")
 
 _LONGEST_INVITE = 366 * 86400.0
 _MOST = 10**6
@@ -147,8 +153,11 @@ class SessionManager:
                 "Install the same jupyter_swarm version on both ends and open the session again.",
             )
         storage = await self._open_storage()
-        for what, blob in (("recipe", spec.recipe), ("first parameters", spec.initial)):
-            if not storage.blobs.exists(blob):
+        check_export_names(name for name, _ in spec.export)
+        needed = [("recipe", spec.recipe), ("first parameters", spec.initial), ("samples", spec.data)]
+        needed += [(f"files of the name {name}", blob) for name, blob in spec.export]
+        for what, blob in needed:
+            if blob and not storage.blobs.exists(blob):
                 raise SessionError(f"The session's {what} are not on the server.", todo="Upload them first.")
         session = session_id(spec.name)
         spec = msgspec.structs.replace(spec, session=session)
@@ -214,19 +223,77 @@ class SessionManager:
         check_spec(msgspec.structs.replace(spec, settings=settings))
         runtime.change_settings(settings, by)
         storage = await self._open_storage()
-        await storage.run_in_store(storage.database.save_settings, session, settings)
+        await storage.run_in_store(storage.database.change_spec, session, settings)
         return settings
 
-    async def delete(self, session: str, by: str) -> None:
-        """End a session and remove all that is stored of it but its blobs, which other sessions may share."""
+    async def change_strategy(
+        self, session: str, rule: RoundRule, by: str, round: int | None = None
+    ) -> StrategyChanged:
+        """Let `rule` hold from `round` on (None: from the next one). Raises `SettingError`, `StoreError`."""
         await self.stored(session)
+        return await self.runtime(session).change_strategy(rule, by, round)
+
+    async def delete(self, session: str, by: str) -> None:
+        """End a session and remove all that is stored of it but the blobs that its founder has uploaded, which another
+        session may be about to name: the next start of a server removes what none does."""
+        spec = (await self.stored(session)).spec
         storage = await self._open_storage()
         self.invites.drop_session(session)
         runtime = self._runtimes.pop(session, None)
         if runtime:
             await runtime.stop(f"The session was deleted by {by}.")
-        await storage.run_in_store(storage.database.delete_session, session)
+        await self._forget(storage, spec, storage.database.delete_session, session)
         await asyncio.to_thread(storage.remove_folder, session)
+
+    # --- checkpoints
+
+    async def checkpoints(self, session: str) -> list[dict[str, Any]]:
+        """All checkpoints of a session, oldest first, each with its manifest (None, and the problem, if that cannot be
+        read)."""
+        await self.stored(session)
+        storage = await self._open_storage()
+        return await storage.run_in_store(
+            lambda: [_checkpoint_view(storage, row) for row in storage.database.checkpoints(session)]
+        )
+
+    async def checkpoint(self, session: str, name: str) -> dict[str, Any]:
+        """Write a checkpoint of the version that stands now; returns when it is durable. Raises `StoreError`."""
+        await self.stored(session)
+        if len(name) > 200 or not (name.isprintable() and name == name.strip()):
+            raise SettingError(
+                "This cannot be the name of a checkpoint.", todo="Choose up to 200 printable characters."
+            )
+        row = await self.runtime(session).checkpoints.take(name)
+        storage = await self._open_storage()
+        return await storage.run_in_store(_checkpoint_view, storage, row)
+
+    async def delete_checkpoint(self, session: str, number: int) -> None:
+        """Remove a checkpoint, and its files unless another one shares them."""
+        spec = (await self.stored(session)).spec
+        if not any(one["number"] == number for one in await self.checkpoints(session)):
+            raise SessionError(f"The session has no checkpoint {number}.", todo="List its checkpoints.")
+        storage = await self._open_storage()
+        runtime = self._runtimes.get(session)
+        async with runtime.checkpoints.lock if runtime else contextlib.nullcontext():
+            await self._forget(storage, spec, storage.database.delete_checkpoint, session, number)
+
+    async def names_blob(self, session: str, sha256: str) -> bool:
+        """Whether the session, or a checkpoint of it, names this blob."""
+        spec = (await self.stored(session)).spec
+        storage = await self._open_storage()
+        return sha256 in await storage.run_in_store(storage.blobs_of, session, spec)
+
+    async def _forget(
+        self, storage: Storage, spec: SessionSpec, forget: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
+    ) -> None:
+        """Delete rows, and then the blobs of the session's checkpoints that nothing names any more."""
+
+        def run() -> None:
+            named = storage.blobs_of(spec.session, spec) - spec_blobs(spec)
+            forget(*args, **kwargs)
+            storage.remove_unnamed(named)
+
+        await storage.run_in_store(run)
 
     # --- invites
 
@@ -289,11 +356,12 @@ class SessionManager:
             lambda: list(itertools.islice(storage.database.rounds(session, after), limit))
         )
 
-    async def metrics(self, session: str, after: int) -> list[Metric]:
-        """The metrics of all versions after `after`."""
+    async def metrics(self, session: str, after: int, limit: int) -> tuple[list[Metric], int | None]:
+        """The metrics of versions after `after`, whole versions in about `limit` rows, and the last of these versions
+        if more may follow."""
         await self.stored(session)
         storage = await self._open_storage()
-        return await storage.run_in_store(storage.database.metrics, session, after)
+        return await storage.run_in_store(_whole_versions, storage.database, session, after, limit)
 
     async def events(self, session: str, after: int, limit: int) -> list[Event]:
         """At most `limit` events whose number is above `after`."""
@@ -360,11 +428,15 @@ class SessionManager:
         runtime: SessionRuntime = module.SessionRuntime(spec, layout, storage, generation)
         await runtime.start()
         self._runtimes[spec.session] = runtime
-        runtime.add_viewer(self._keeper(storage, spec.session))
+        runtime.add_viewer(self._keeper(storage, runtime))
         return runtime
 
-    def _keeper(self, storage: Storage, session: str) -> Callable[[dict[str, Any]], None]:
-        """A viewer of a session that writes down what a restarted server must go on with, when that changes."""
+    def _keeper(self, storage: Storage, runtime: SessionRuntime) -> Callable[[dict[str, Any]], None]:
+        """A viewer of a session that writes down what a restarted server must go on with, when that changes.
+
+        That it has finished is written down once its last checkpoint is there: a server that dies before makes it.
+        """
+        session = runtime.spec.session
         kept: SessionState = "running"
 
         def see(message: dict[str, Any]) -> None:
@@ -378,11 +450,33 @@ class SessionManager:
 
         async def save(state: SessionState) -> None:
             try:
+                if state == "finished" and not await runtime.checkpoints.ended:
+                    return
                 await storage.run_in_store(storage.database.save_state, session, state, self._clock())
             except SwarmError as error:
                 self._log.error("That session %s is %s could not be written down.\n%s", session, state, error)
 
         return see
+
+
+def _whole_versions(database: Database, session: str, after: int, limit: int) -> tuple[list[Metric], int | None]:
+    while len(rows := database.metrics(session, after, limit + 1)) > limit:
+        whole = [row for row in rows if row.version < rows[-1].version]
+        if whole:
+            return whole, whole[-1].version
+        limit *= 2  # a version of so many members
+    return rows, None
+
+
+def _checkpoint_view(storage: Storage, row: StoredCheckpoint) -> dict[str, Any]:
+    try:
+        manifest, problem = msgspec.to_builtins(storage.manifest(row.manifest)), ""
+    except SwarmError as error:
+        manifest, problem = None, str(error)
+    return {
+        "number": row.number, "name": row.name, "version": row.version, "created": row.created, "sha256": row.manifest,
+        "manifest": manifest, "problem": problem,
+    }  # fmt: skip
 
 
 def session_id(name: str) -> str:

@@ -212,6 +212,10 @@ class Numbers:
             self.holder.copy_view(view)
         return view
 
+    def version_and_view(self) -> tuple[int, FlatVector]:
+        """The current version and a copy of its view."""
+        return self.version, self.view()
+
     def digest(self, shard: int) -> str:
         """SHA-256 of one shard of the view."""
         return self._view.digest(self.layout.shards[shard]) if self._view else self.holder.view_digest(shard)

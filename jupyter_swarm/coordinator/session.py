@@ -45,6 +45,7 @@ from ..protocol.rules import SessionSettings, SessionSpec
 from ..shards.outgoing import contribution_bytes
 from ..store.atomic import Buffer
 from ..store.rows import Level
+from .checkpoints import Checkpoints
 from .delivery import Delivery
 from .holding import OWN, Holding
 from .joining import Joining
@@ -54,6 +55,7 @@ from .recording import Recorder
 from .sockets import Connection
 from .status import SessionStatus, status_of
 from .storage import Storage
+from .traffic import Traffic
 
 _T = TypeVar("_T")
 
@@ -72,6 +74,7 @@ class SessionRuntime:
         self.numbers = Numbers(spec, layout, store.folder(spec.session), generation)
         self.recorder = Recorder(spec.session, store, self.numbers.journal)
         self.members = Members(spec.session, [])
+        self.traffic = Traffic(spec.session)
         self.state = new_state(
             spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(layout.trained_shards), generation
         )
@@ -81,6 +84,7 @@ class SessionRuntime:
         self.delivery = Delivery(self)
         self.holding = Holding(self)
         self.joining = Joining(self)
+        self.checkpoints = Checkpoints(self)
         self._viewers: list[Callable[[dict[str, Any]], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._effects: deque[Effect] = deque()
@@ -113,9 +117,11 @@ class SessionRuntime:
     async def stop(self, reason: str) -> None:
         """Close all connections and let go of everything; the session can be taken up again later."""
         self._stopped = True
+        self.checkpoints.stop()
         for attached in list(self.members.connected.values()):
             attached.connection.send(m.Refused("The server stops.", reason, "It is tried again by itself.", retry=True))
             attached.connection.close(reason)
+        late = self.traffic.of_last(self.members)
         self.members.connected.clear()
         tasks = list(self._tasks)
         for task in tasks:
@@ -123,6 +129,7 @@ class SessionRuntime:
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(StoreError):
             await self.recorder.flush()
+            await self.store.run_in_store(self.store.database.add_metrics, late)
         await asyncio.to_thread(self.recorder.close)
         await asyncio.to_thread(self.thread.shutdown)
 
@@ -214,11 +221,14 @@ class SessionRuntime:
         if attached is None:
             return
         del self.members.connected[attached.id]
+        self.traffic.ended(attached)
         self.joining.stop(attached)
         self.holding.lost(attached.id)
         self.handle(MemberLost(attached.id, reason))
-        saw = self.store.database.saw_members
-        self.spawn(self.store.run_in_store(saw, self.spec.session, [attached.id], self.now()))
+        database = self.store.database
+        self.spawn(self.store.run_in_store(database.saw_members, self.spec.session, [attached.id], self.now()))
+        if self.state.phase == "finished":
+            self.spawn(self.store.run_in_store(database.add_metrics, self.traffic.of_last(self.members)))
 
     def rejoin(self, attached: Attached) -> None:
         """A peer whose view is not right begins again on the same connection."""
@@ -257,7 +267,7 @@ class SessionRuntime:
             return
         header = read_header(frame)
         if header.kind == Kind.ECHO:
-            connection.send_frame(frame)
+            await connection.echo(frame)
         elif (header.session, header.generation) != (self.tag, self.generation):
             return
         elif header.kind == Kind.CONTRIBUTION and attached.member.role == "peer":
@@ -388,6 +398,8 @@ class SessionRuntime:
             self.delivery.void()
         elif isinstance(message, m.Evaluated):
             self._evaluated(message)
+        elif isinstance(message, m.Status) and message.state == "finished":
+            self.checkpoints.finished()
         for attached in self.members.peers():
             if attached.feed == "live" or not isinstance(message, m.Commit | m.Abort):
                 attached.connection.send(message, in_order=effect.in_order)
@@ -404,6 +416,7 @@ class SessionRuntime:
         self.delivery.committed()
         if commit.mean_loss is not None:
             self.metrics["loss"] = commit.mean_loss
+        self.checkpoints.committed(commit.round)
         self.publish("commit", **msgspec.to_builtins(commit))
 
     def _evaluated(self, message: m.Evaluated) -> None:

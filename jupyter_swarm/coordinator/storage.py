@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from ..protocol.errors import CheckpointError, StoreError
+from ..protocol.manifest import Manifest, read_manifest
+from ..protocol.rules import SessionSpec
 from ..store.blobs import Blobs
 from ..store.database import Database
 from ..store.paths import StoreRoot
@@ -20,6 +25,15 @@ _LOCK_SECONDS = 1.0
 """How long another server is waited for; it holds the lock as long as it runs, so not in the hope that it ends."""
 
 
+_UNNAMED_SECONDS = 86400.0
+"""So long a blob that no session names may wait for the session that it was uploaded for."""
+
+
+def spec_blobs(spec: SessionSpec) -> set[str]:
+    """The blobs that a session's founder has uploaded."""
+    return {spec.recipe, spec.initial, spec.data, *(sha256 for _, sha256 in spec.export)} - {""}
+
+
 class Storage:
     """The open store of one server. `database` may be used in functions given to `run_in_store` only."""
 
@@ -28,6 +42,7 @@ class Storage:
     def __init__(self, root: Path) -> None:
         self.root = StoreRoot(root)
         self.blobs = Blobs(self.root.blobs)
+        self._manifests: dict[str, Manifest] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-store")
 
     @classmethod
@@ -37,6 +52,7 @@ class Storage:
         try:
             storage.database = await storage.run_in_store(Database, storage.root.database, _LOCK_SECONDS)
             await storage.run_in_store(storage.blobs.recover)
+            await storage.run_in_store(storage.sweep, time.time() - _UNNAMED_SECONDS)
         except BaseException:
             storage._thread.shutdown(wait=False)
             raise
@@ -58,3 +74,31 @@ class Storage:
     def remove_folder(self, session: str) -> None:
         """Remove a session's snapshots and packets."""
         shutil.rmtree(self.folder(session), ignore_errors=True)
+
+    # --- which blobs belong to whom; in functions given to `run_in_store` only
+
+    def manifest(self, sha256: str) -> Manifest:
+        """The manifest of a checkpoint. Raises `StoreError`, `CheckpointError`."""
+        if sha256 not in self._manifests:
+            self._manifests[sha256] = read_manifest(self.blobs.read(sha256))
+        return self._manifests[sha256]
+
+    def blobs_of(self, session: str, spec: SessionSpec) -> set[str]:
+        """All blobs that a session names: its own, and those of its checkpoints."""
+        named = spec_blobs(spec)
+        for checkpoint in self.database.checkpoints(session):
+            named |= {checkpoint.manifest, *(entry.sha256 for entry in self.manifest(checkpoint.manifest).files)}
+        return named
+
+    def remove_unnamed(self, blobs: set[str]) -> None:
+        """Remove those of `blobs` that no session names."""
+        for stored in self.database.sessions():
+            blobs = blobs - self.blobs_of(stored.session, stored.spec)
+        for sha256 in blobs:
+            self.blobs.remove(sha256)
+
+    def sweep(self, before: float) -> None:
+        """Remove what was stored before that time and no session names: uploads for a session that was never opened,
+        what a deleted one has left, checkpoints that a server died over. Nothing, if a manifest cannot be read."""
+        with contextlib.suppress(StoreError, CheckpointError):
+            self.remove_unnamed(self.blobs.untouched(before))

@@ -130,7 +130,9 @@ def read_manifest(data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise CheckpointError("This is not a checkpoint's manifest.", str(error), "Fetch the checkpoint again.") from None
+        raise CheckpointError(
+            "This is not a checkpoint's manifest.", str(error), "Fetch the checkpoint again."
+        ) from None
     if manifest.format > MANIFEST_VERSION:
         raise CheckpointError(
             "The checkpoint was written by a newer jupyter_swarm.",
