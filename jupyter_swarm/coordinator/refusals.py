@@ -6,6 +6,7 @@ Every answer that is an error is JSON, `{"what": …, "why": …, "todo": …}`:
 from __future__ import annotations
 
 from ..protocol.errors import (
+    CheckpointError,
     InviteError,
     LayoutError,
     ProtocolError,
@@ -143,6 +144,7 @@ _STATUS: tuple[tuple[type[SwarmError], int], ...] = (
     (SettingError, 400),
     (LayoutError, 400),
     (ProtocolError, 400),
+    (CheckpointError, 400),
     (Refusal, 400),
     (StoreError, 507),
 )
