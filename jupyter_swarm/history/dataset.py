@@ -1,0 +1,287 @@
+"""A run as an `xarray.Dataset`: what every round was, and what every peer did in it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from ..protocol.records import Contributor, RoundRecord
+from ..protocol.rules import SessionSpec
+from ..store.rows import Event
+from .card import Checkpoint, card_of
+from .rows import MemberRow, MetricRow, Plain, Rows
+
+Array = npt.NDArray[Any]
+Variables = dict[str, tuple[Any, ...]]
+
+HELD_OUT = "held_out_"
+"""How the names of the held-out metrics begin."""
+_BYTES = ("bytes_up", "bytes_down")
+
+
+def build(
+    records: Iterable[Plain | RoundRecord],
+    metrics: Iterable[Plain] = (),
+    events: Iterable[Plain] = (),
+    members: Iterable[Plain] = (),
+    spec: SessionSpec | None = None,
+    *,
+    source: str = "",
+    checkpoints: Iterable[Plain] = (),
+) -> xr.Dataset:
+    """The history of one run from what a server gives out, in any order and with repetitions; see `dataset_of`."""
+    rows = Rows()
+    rows.add(records, metrics, events)
+    rows.set_members(members)
+    return dataset_of(rows, spec, source=source, checkpoints=checkpoints)
+
+
+def dataset_of(
+    rows: Rows, spec: SessionSpec | None = None, *, source: str = "", checkpoints: Iterable[Plain] = ()
+) -> xr.Dataset:
+    """Dimensions `round` (1 is the first; 0 stands for an evaluation before it), `peer` (names), `event`.
+
+    Of a peer that took no part in a round counts are 0, other numbers NaN, texts ''; so sums are right as they are.
+    A held-out metric is NaN except where there was an evaluation: `dropna("round")` leaves those. `peer_loss` is the
+    mean over one peer's samples, `loss` over all. source: the recipe's text, checkpoints: what there is to go on from;
+    both go into the run card, which is JSON in `attrs["run_card"]`.
+    """
+    rounds = _rounds(rows)
+    peers = _peers(rows)
+    table = _Table(rows.records, rounds, [peer.member for peer in peers])
+    variables = {**_of_peers(table), **_of_bytes(rows.metrics, table), **_of_rounds(rows.records, rounds)}
+    variables |= _of_evaluations(rows.metrics, rounds)
+    variables |= _of_events(rows.events, {peer.member: peer.name for peer in peers} | _names(rows.members))
+    times = _spread([record.unix_time for record in rows.records], rows.records, rounds, math.nan)
+    coordinates = {
+        "round": ("round", rounds, {"long_name": "round"}),
+        "peer": ("peer", _texts(peer.name for peer in peers), {"long_name": "peer"}),
+        "peer_id": ("peer", _texts(peer.member for peer in peers), {"long_name": "peer's id"}),
+        "device": ("peer", _texts(peer.device for peer in peers), {"long_name": "device"}),
+        "time": ("round", _times(times), {"long_name": "time of the commit (UTC)"}),
+    }
+    dataset = xr.Dataset(variables, coordinates)
+    dataset.attrs = _attributes(spec)
+    stored = msgspec.convert(list(checkpoints), list[Checkpoint])
+    card = card_of(dataset, spec, rows.members, source, stored)
+    dataset.attrs["run_card"] = card.json()
+    return dataset
+
+
+class _Table:
+    """Contributions by (round, peer); several of one peer in one round count together."""
+
+    def __init__(self, records: list[RoundRecord], rounds: Array, members: list[str]) -> None:
+        self.members = {member: column for column, member in enumerate(members)}
+        self.rows = {int(round): row for row, round in enumerate(rounds)}
+        self.shape = (len(rounds), len(members))
+        self._parts = [(record, part) for record in records for part in record.contributors]
+        row = [self.rows[record.round] for record, _ in self._parts]
+        self._at = (np.array(row, np.intp), np.array([self.members[part.peer] for _, part in self._parts], np.intp))
+        self.empty = np.ones(self.shape, bool)
+        self.empty[self._at] = False
+
+    def counts(self, of: Callable[[Contributor], int]) -> Array:
+        """int64, 0 where there was no contribution."""
+        result = np.zeros(self.shape, np.int64)
+        np.add.at(result, self._at, np.array([of(part) for _, part in self._parts], np.int64))
+        return result
+
+    def sums(self, of: Callable[[Contributor], float]) -> Array:
+        """float64, NaN where there was no contribution."""
+        result = np.zeros(self.shape)
+        np.add.at(result, self._at, np.array([of(part) for _, part in self._parts], float))
+        result[self.empty] = math.nan
+        return result
+
+    def staleness(self) -> Array:
+        """The oldest of each."""
+        late = np.array([record.round - 1 - part.base_version for record, part in self._parts], float)
+        result = np.full(self.shape, -math.inf)
+        np.maximum.at(result, self._at, late)
+        result[self.empty] = math.nan
+        return result
+
+    def texts(self, of: Callable[[Contributor], str]) -> Array:
+        """'' where there was no contribution."""
+        result = np.full(self.shape, "", object)
+        for row, column, (_, part) in zip(*self._at, self._parts, strict=True):
+            result[row, column] = of(part) or result[row, column]
+        return result
+
+
+def _of_peers(table: _Table) -> Variables:
+    samples = table.counts(_samples)
+    loss_sum = table.sums(lambda part: part.loss_sum)
+    loss_count = table.counts(lambda part: part.loss_count)
+    computing = table.sums(lambda part: part.seconds)
+    both = ("round", "peer")
+    return {
+        "peer_loss": (both, _ratio(loss_sum, loss_count), _units("1", "training loss of one peer")),
+        "loss_sum": (both, loss_sum, _units("1", "sum of the training loss over samples")),
+        "loss_count": (both, loss_count, _units("sample", "samples in loss_sum")),
+        "samples": (both, samples, _units("sample", "samples computed")),
+        "own_samples": (both, table.counts(lambda part: part.own), _units("sample", "samples of the peer's own data")),
+        "inner_steps": (both, table.counts(lambda part: part.steps), _units("step", "inner steps")),
+        "staleness": (both, table.staleness(), _units("round", "how late a contribution counted")),
+        "computing": (both, computing, _units("s", "time from grant to end of the work")),
+        "samples_per_second": (both, _ratio(samples, computing), _units("sample/s", "speed while computing")),
+        "waiting": (both, table.sums(lambda part: part.waiting), _units("s", "time without work")),
+        "waiting_reason": (both, table.texts(lambda part: part.waited_for), {"long_name": "what the peer waited for"}),
+    }
+
+
+def _of_bytes(metrics: list[MetricRow], table: _Table) -> Variables:
+    """What the server counted on each peer's connection."""
+    found = {name: np.zeros(table.shape, np.int64) for name in _BYTES}
+    for row in metrics:
+        if row.name in found and row.member in table.members and row.version in table.rows and row.mean is not None:
+            at = table.rows[row.version], table.members[row.member]
+            found[row.name][at] = round(row.mean * max(row.count, 1))
+    both = ("round", "peer")
+    return {
+        "bytes_up": (both, found["bytes_up"], _units("B", "bytes from the peer to the server")),
+        "bytes_down": (both, found["bytes_down"], _units("B", "bytes from the server to the peer")),
+    }
+
+
+def _of_rounds(records: list[RoundRecord], rounds: Array) -> Variables:
+    def spread(values: list[Any], empty: Any) -> Array:
+        return _spread(values, records, rounds, empty)
+
+    inner = [record.inner_learning_rate or math.nan for record in records]
+    skipped = [sum(skip.range[1] - skip.range[0] for skip in record.skips) for record in records]
+    return {
+        "loss": ("round", spread([record.mean_loss for record in records], math.nan), _units("1", "training loss")),
+        "seconds": ("round", spread(_seconds(records), math.nan), _units("s", "time since the round before")),
+        "learning_rate": (
+            "round", spread([record.learning_rate for record in records], math.nan), _units("1", "learning rate"),
+        ),
+        "inner_learning_rate": ("round", spread(inner, math.nan), _units("1", "learning rate of inner steps")),
+        "strategy": ("round", spread([record.strategy for record in records], ""), {"long_name": "strategy"}),
+        "samples_done": (
+            "round", spread([record.book.consumed for record in records], 0), _units("sample", "samples so far"),
+        ),
+        "contributions": (
+            "round", spread([len(record.contributors) for record in records], 0), _units("1", "contributions merged"),
+        ),
+        "skipped": ("round", spread(skipped, 0), _units("sample", "samples given up")),
+    }  # fmt: skip
+
+
+def _of_evaluations(metrics: list[MetricRow], rounds: Array) -> Variables:
+    place = {int(round): row for row, round in enumerate(rounds)}
+    found: Variables = {}
+    for row in metrics:
+        if row.member or not row.name.startswith(HELD_OUT) or row.version not in place:
+            continue
+        if row.name not in found:
+            what = row.name.removeprefix(HELD_OUT).replace("_", " ")
+            found[row.name] = ("round", np.full(len(rounds), math.nan), _units("1", f"held-out {what}"))
+        found[row.name][1][place[row.version]] = row.value
+    return found
+
+
+def _of_events(events: list[Event], names: dict[str, str]) -> Variables:
+    return {
+        "event_time": ("event", _times([event.unix_time for event in events]), {"long_name": "time (UTC)"}),
+        "event_round": (
+            "event",
+            np.array([event.round for event in events], np.int64),
+            {"long_name": "round under way"},
+        ),
+        "event_level": ("event", _texts(event.level for event in events), {"long_name": "level"}),
+        "event_text": ("event", _texts(event.text for event in events), {"long_name": "what happened"}),
+        "event_peer": ("event", _texts(names.get(event.member, "") for event in events), {"long_name": "peer meant"}),
+    }
+
+
+def _rounds(rows: Rows) -> Array:
+    """Those with a record, and 0 if something was evaluated before the first."""
+    rounds = [record.round for record in rows.records]
+    early = any(not row.version and row.name.startswith(HELD_OUT) for row in rows.metrics)
+    return np.array([0, *rounds] if early else rounds, np.int64)
+
+
+def _peers(rows: Rows) -> list[MemberRow]:
+    """Who contributed or moved bytes, in the order of joining, with names that differ."""
+    active = {part.peer for record in rows.records for part in record.contributors}
+    active |= {row.member for row in rows.metrics if row.name in _BYTES and row.member and row.value}
+    known = [member for member in rows.members if member.member in active]
+    unknown = sorted(active - {member.member for member in known})
+    found = known + [MemberRow(member, member) for member in unknown]
+    again = Counter(member.name for member in found)
+    return [
+        msgspec.structs.replace(member, name=f"{member.name} ({member.member})") if again[member.name] > 1 else member
+        for member in found
+    ]
+
+
+def _names(members: Iterable[MemberRow]) -> dict[str, str]:
+    return {member.member: member.name for member in members}
+
+
+def _samples(part: Contributor) -> int:
+    return sum(stop - start for start, stop in part.leases) + part.own
+
+
+def _seconds(records: list[RoundRecord]) -> list[float]:
+    """Between commits; nobody knows when the first round really began, or one after a gap."""
+    result = []
+    before: RoundRecord | None = None
+    for record in records:
+        follows = before is not None and before.round == record.round - 1
+        result.append(max(record.unix_time - before.unix_time, 0.0) if before and follows else math.nan)
+        before = record
+    return result
+
+
+def _spread(values: list[Any], records: list[RoundRecord], rounds: Array, empty: Any) -> Array:
+    """One value for each record, at its round."""
+    offset = len(rounds) - len(records)
+    return np.array([*[empty] * offset, *values], np.int64 if isinstance(empty, int) else type(empty))
+
+
+def _ratio(sums: Array, counts: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: Array = np.where(counts > 0, sums / counts, math.nan)
+    return result
+
+
+def _texts(values: Iterable[str]) -> Array:
+    return np.array(list(values), str)
+
+
+def _times(seconds: Iterable[float]) -> Array:
+    """datetime64[ns] of seconds since 1970."""
+    values = np.array(list(seconds), float)
+    result = np.full(values.shape, "NaT", "datetime64[ns]")
+    known = np.isfinite(values)
+    result[known] = (values[known] * 1e6).round().astype("datetime64[us]")
+    return result
+
+
+def _units(units: str, long_name: str) -> dict[str, str]:
+    return {"units": units, "long_name": long_name}
+
+
+def _attributes(spec: SessionSpec | None) -> Mapping[str, Any]:
+    if spec is None:
+        return {"title": "a training run"}
+    rules = [spec.rule, *(change.rule for change in spec.changes)]
+    return {
+        "title": spec.name,
+        "session": spec.session,
+        "recipe": spec.recipe,
+        "strategy": ", then ".join(rule.strategy for rule in rules),
+        "seed": spec.settings.seed,
+        "predictions": spec.rule.predictions,
+        "settings": msgspec.json.encode(spec.settings).decode(),
+    }

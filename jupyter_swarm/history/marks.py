@@ -1,0 +1,94 @@
+"""What happened on the way, marked in a figure: strategies, who came and went, who paused what."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .runs import Run
+from .themes import Theme
+
+_NAMED = 6
+"""So many marks are written out; more are dots."""
+_ROWS = 3
+_NEAR = 0.16
+"""Texts closer than this share of the axis would overlap."""
+_KINDS = (
+    (re.compile(r"^(?P<who>.+) joined\b"), "{} joined", "^"),
+    (re.compile(r"^(?P<who>.+) is gone\b"), "{} gone", "v"),
+    (re.compile(r"^(?P<who>.+) is paused\b"), "{} pauses", "s"),
+    (re.compile(r"^(?P<who>.+) goes on\b"), "{} goes on", ">"),
+    (re.compile(r"^Paused by\b"), "paused", "s"),
+    (re.compile(r"^Resumed by\b"), "resumed", ">"),
+    (re.compile(r"changed the settings"), "new settings", "D"),
+    (re.compile(r"^The server goes on"), "server restarted", "D"),
+)
+"""Lines of the session's log that are marked: what is written, and the shape of the dot."""
+
+
+def draw_strategies(axes: list[Axes], run: Run, theme: Theme, size: float) -> None:
+    """The name of each strategy over the first panel, where it begins, and a line through all panels at a change."""
+    names = run.dataset.strategy.values
+    rounds = np.flatnonzero(names != "")
+    begins = [
+        at for before, at in zip([None, *rounds], rounds, strict=False) if before is None or names[before] != names[at]
+    ]
+    low, high = axes[0].get_xlim()
+    shown = -np.inf
+    for at in begins:
+        place = run.edges[at]
+        if at != begins[0]:
+            for one in axes:
+                one.axvline(place, color=theme.text, linewidth=1.4, linestyle=(0, (4, 3)))
+        share = (place - low) / (high - low)
+        if share - shown < _NEAR:
+            continue
+        axes[0].annotate(
+            str(names[at]), (share, 1.0), (0, 3), xycoords="axes fraction", textcoords="offset points",
+            color=theme.muted, size=size * 0.85, va="bottom",
+        )  # fmt: skip
+        shown = share
+
+
+def draw_marks(axes: Axes, run: Run, theme: Theme, size: float) -> None:
+    """Who came, went or paused between the first round and the last; in words while there are few of them."""
+    marks = _marks(run)
+    low, high = axes.get_xlim()
+    room = axes.get_ylim()[1]
+    axes.set_ylim(top=room * (1.0 + (0.12 * _ROWS if marks and len(marks) <= _NAMED else 0.1 if marks else 0.0)))
+    free = [-np.inf] * _ROWS
+    for place, text, shape in marks:
+        share = (place - low) / (high - low)
+        row = next((row for row in range(_ROWS) if share - free[row] > _NEAR * 1.6), 0)
+        height = 0.97 - 0.09 * row
+        axes.axvline(place, color=theme.muted, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.plot(
+            [share], [height], marker=shape, markersize=size * 0.45, color=theme.text, transform=axes.transAxes,
+            clip_on=False, zorder=4,
+        )  # fmt: skip
+        if len(marks) <= _NAMED:
+            right = share > 0.8
+            axes.annotate(
+                text, (share, height), (-6 if right else 6, 0), xycoords="axes fraction", textcoords="offset points",
+                ha="right" if right else "left", va="center", size=size * 0.8, color=theme.text,
+            )  # fmt: skip
+        free[row] = share
+
+
+def _marks(run: Run) -> list[tuple[float, str, str]]:
+    """Place, text and shape of each mark, from left to right."""
+    ended = run.dataset.time.values[-1:]
+    found = []
+    columns = (run.dataset.event_time.values, run.dataset.event_text.values)
+    for time, text in zip(*columns, strict=True):
+        place = float(run.at(np.array([time]))[0])
+        if place <= run.start or not ended.size or time > ended[0]:
+            continue
+        for pattern, words, shape in _KINDS:
+            match = pattern.search(str(text))
+            if match:
+                found.append((place, words.format(match.groupdict().get("who", "")), shape))
+                break
+    return sorted(found)
