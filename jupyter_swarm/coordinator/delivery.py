@@ -61,14 +61,17 @@ class Delivery:
             self.session.spawn(self._commit(record))
 
     async def _commit(self, record: RoundRecord) -> None:
+        members, traffic = self.session.members, self.session.traffic
+        totals = traffic.totals(members)
         try:
-            await self.session.recorder.commit(record)
+            await self.session.recorder.commit(record, traffic.of_round(record.round, totals, members))
         except Exception as error:
             if not isinstance(error, StoreError):
                 self.session.failed(error)
             reason = " ".join(str(error).split("\n"))
             self.session.handle(RecordFailed(record.round, record.attempt, reason))
         else:
+            traffic.committed(record.round, totals)
             self.session.handle(Recorded(record.round, record.attempt))
 
     def committed(self) -> None:

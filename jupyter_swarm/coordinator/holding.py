@@ -44,6 +44,7 @@ class Holding:
         self._adopted: dict[str, tuple[int, ...]] = {}
         self._collected: State = {}
         self._state_lock = asyncio.Lock()
+        self._snapshot_due = False
         self._started = False
 
     # --- contributions
@@ -148,7 +149,8 @@ class Holding:
             session.numbers.install, packets, shard,
             then=lambda f: session.joining.installed(message.round, shard, f.result()),
         )  # fmt: skip
-        if message.round % session.state.settings.snapshot_rounds == 0:
+        if message.round % session.state.settings.snapshot_rounds == 0 and not self._snapshot_due:
+            self._snapshot_due = True
             session.spawn(self._snapshot())
 
     def _say(self, message: m.FromMember) -> None:
@@ -172,6 +174,7 @@ class Holding:
         """Write a snapshot of the version that stands. If it cannot be had or written, the journal goes on."""
         session = self.session
         async with self._state_lock:
+            self._snapshot_due = False  # those due while this one is written become one
             try:
                 version, step, state = await self._whole_state()
                 await session.in_thread(session.numbers.save, version, state, step, session.joining.needed(version))

@@ -43,7 +43,7 @@ class Joining:
         self._pins: list[Pin] = []
         self._pinning = asyncio.Lock()
         self._digests: dict[int, tuple[int, str]] = {}
-        self._unchecked: list[tuple[Attached, m.ViewDigest]] = []
+        self._unchecked: dict[str, tuple[Attached, m.ViewDigest]] = {}
 
     def asked(self, attached: Attached, message: m.WantSnapshot | m.Synced) -> None:
         """A peer wants something: what it was being sent until now is of no use to it any more."""
@@ -170,7 +170,7 @@ class Joining:
         """A peer tells the digest of one shard of its view; fast ones do before the server knows its own."""
         known = self._digests.get(message.version)
         if known is None:
-            self._unchecked.append((attached, message))
+            self._unchecked[attached.id] = attached, message
         elif known != (message.shard, message.sha256):
             name = attached.member.name
             text = f"The view of {name} differs from version {message.version}; it fetches a snapshot."
@@ -181,7 +181,7 @@ class Joining:
         """The server's own digest of one shard at `version`."""
         self._digests[version] = shard, sha256
         self._digests.pop(version - DIGESTS_KEPT, None)
-        unchecked, self._unchecked = self._unchecked, []
-        for attached, message in unchecked:
+        unchecked, self._unchecked = self._unchecked, {}
+        for attached, message in unchecked.values():
             if message.version == version and self.session.members.connected.get(attached.id) is attached:
                 self.reported(attached, message)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Literal
 
-from ..protocol.errors import LayoutError, RecipeError, SessionError, VersionMismatch
+from ..protocol.errors import LayoutError, ProtocolError, RecipeError, SessionError, VersionMismatch
 from ..protocol.invites import hash_secret, new_secret
 from ..protocol.messages import PROTOCOL_VERSION, Hello, Progress
 from ..protocol.rules import SessionSpec
@@ -21,10 +21,10 @@ class Attached:
     """A member on a connection. `sending`: what brings it up to date at the moment; `pin`: the number of the snapshot
     that it fetches, or 0; `behind`: the version after which it needs the packets of past rounds, if it does."""
 
-    def __init__(self, member: Member, connection: Connection, device: str) -> None:
+    def __init__(self, member: Member, connection: Connection, hello: Hello) -> None:
         self.member = member
         self.connection = connection
-        self.device = device
+        self.hello = hello
         self.feed: Feed = "none"
         self.sending: asyncio.Task[None] | None = None
         self.pin = 0
@@ -88,7 +88,7 @@ class Members:
 
 
 def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:
-    """Raises the error that tells why `hello` cannot be let in: version, role, layout, recipe, capacity."""
+    """Raises the error that tells why `hello` cannot be let in: version, role, layout, recipe, own data, capacity."""
     if hello.protocol != PROTOCOL_VERSION:
         raise VersionMismatch(
             f"This server speaks version {PROTOCOL_VERSION} of the protocol, you speak {hello.protocol}.",
@@ -112,6 +112,14 @@ def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:
             "The recipe you agreed to is not the session's.",
             f"You agreed to {hello.agreed[:12]}, the session trains {spec.recipe[:12]}.",
             "Join again, look at the recipe, and agree to it.",
+        )
+    if hello.own_samples < 0:
+        raise ProtocolError(f"You say that you have {hello.own_samples} samples of your own.")
+    if hello.own_samples and not spec.settings.own_samples:
+        raise SessionError(
+            "This session takes no data of your own.",
+            "Its samples are the same for everybody; own_samples is 0.",
+            "Join without data of your own, or ask the instructor to set own_samples to what it may count in a round.",
         )
     if peers >= spec.settings.capacity:
         raise SessionError(

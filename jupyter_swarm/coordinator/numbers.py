@@ -21,6 +21,7 @@ from ..protocol.layout import Layout, Stream
 from ..protocol.messages import Adopt, Prepare
 from ..protocol.records import ShardDigest
 from ..protocol.rules import SessionSpec
+from ..shards.carried import carries_over, check_streams
 from ..shards.codecs import decode
 from ..shards.holder import Holder
 from ..shards.incoming import PacketSet
@@ -46,14 +47,21 @@ class Pin(NamedTuple):
 
 
 class Numbers:
-    """Built once per session and server start; `restore` brings it to the last recorded version."""
+    """Built once per session and server start; `restore` brings it to the last recorded version.
+
+    At version v everything is as the rule of round v + 1 wants it: the holder's slots, and those of a snapshot of v.
+    `spec` may be replaced, from any thread, by one whose changes begin after the round under way. Raises
+    `SettingError` for rules that no holder can follow.
+    """
 
     def __init__(self, spec: SessionSpec, layout: Layout, folder: Path, generation: int) -> None:
+        for rule in (spec.rule, *(change.rule for change in spec.changes)):
+            check_streams(rule)
+        self.spec = spec
         self.layout = layout
-        self.rule = spec.rule
         self.folder = folder
         self.generation = generation
-        self.holder = Holder(layout, spec.rule, spec.session)
+        self.holder = Holder(layout, spec.rule_of(1), spec.session)
         self.journal = Journal(folder)
         self.version = 0
         self.optimizer_step = 0
@@ -65,8 +73,8 @@ class Numbers:
 
     # --- the disk
 
-    def restore(self, last_round: int, initial: bytes | None) -> int:
-        """Load snapshot and journal; returns how many rounds the optimizer's state is older than the parameters.
+    def restore(self, last_round: int, initial: bytes | None) -> str:
+        """Load snapshot and journal; returns in words what of the optimizer's state is lost, or ''.
 
         `initial` is the founder's first parameters (safetensors), for a session without a snapshot. Raises
         `StoreError`, `LayoutError`.
@@ -82,21 +90,32 @@ class Numbers:
         for number in rounds:
             self._replay(number, view)
         self._view = view
-        self.version, self.optimizer_step = last_round, facts.step
-        self._loaded = self._at_version(facts.version, self._loaded)
-        return last_round - newest
+        self.version = last_round
+        self.holder.change_rule(self.spec.rule_of(last_round + 1))
+        self.optimizer_step = facts.step if self._carries_over(newest) else 0
+        self._loaded = self._at_version(newest, self._loaded)
+        if not self._carries_over(newest):
+            return f"the optimizer's state begins anew: the strategy has changed since the snapshot of version {newest}"
+        return f"the optimizer's state is {last_round - newest} rounds older" if last_round > newest else ""
 
     def _at_version(self, version: int, state: State) -> State:
-        """What a snapshot of `version` is good for now: a master only at its own version; later it begins as the view,
-        as all views do that are not the snapshot's."""
+        """What a snapshot of `version` is good for now: later its optimizer's slots only, if the rule has not changed
+        to one that cannot use them. The master then begins as the view."""
         if version == self.version:
             return state
-        return {name: tensor for name, tensor in state.items() if not (name.endswith(".0") or self._is_master(name))}
+        if not self._carries_over(version):
+            return {}
+        slots = len(slot_names(self.spec.rule_of(version + 1).optimizer))
+        parameters = {shard.index for shard in self.layout.shards if shard.stream == Stream.PARAMETERS}
+        places = {name: tuple(int(number) for number in name.split(".")) for name in state}
+        return {
+            name: state[name] for name, (index, part) in places.items() if index in parameters and 1 <= part <= slots
+        }
 
-    def _is_master(self, name: str) -> bool:
-        index, part = (int(number) for number in name.split("."))
-        slots = slot_names(self.rule.optimizer) if self.layout.shards[index].stream == Stream.PARAMETERS else ()
-        return part > len(slots)
+    def _carries_over(self, version: int) -> bool:
+        """Whether the optimizer's state of `version` is of use now."""
+        begun = (change.round for change in self.spec.changes if version + 1 < change.round <= self.version + 1)
+        return all(carries_over(self.spec.rule_of(round - 1), self.spec.rule_of(round)) for round in begun)
 
     def _save_first(self, initial: bytes | None) -> None:
         if initial is None:
@@ -113,7 +132,9 @@ class Numbers:
         for frame in self.journal.read_round(number):
             header = read_header(frame)
             if packets is None:
-                packets = PacketSet(self.layout, self.rule, self._tag, header.generation, number, header.attempt)
+                packets = PacketSet(
+                    self.layout, self.spec.rule_of(number), self._tag, header.generation, number, header.attempt
+                )
             packets.add(frame)
         if packets is not None:
             packets.apply(view)
@@ -191,6 +212,7 @@ class Numbers:
         """The round is committed; returns the digest of one shard of the view."""
         self.holder.install()
         self.version += 1
+        self.holder.change_rule(self.spec.rule_of(self.version + 1))
         self.optimizer_step = self.holder.step_number
         if self._view is not None:
             packets.apply(self._view)
@@ -233,4 +255,4 @@ class Numbers:
 
     def packets(self, round: int, attempt: int) -> PacketSet:
         """Where the packets of an attempt are collected."""
-        return PacketSet(self.layout, self.rule, self._tag, self.generation, round, attempt)
+        return PacketSet(self.layout, self.spec.rule_of(round), self._tag, self.generation, round, attempt)

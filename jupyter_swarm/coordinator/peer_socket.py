@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from ..protocol.errors import InviteError, ProtocolError, SwarmError
+from ..protocol.errors import InviteError, ProtocolError, Refusal, SwarmError
+from ..protocol.frames import Kind, read_header
 from ..protocol.messages import FromMember, Hello
 from .guard import allows
 from .members import check_hello
@@ -13,12 +14,19 @@ from .watch import SwarmSocket
 
 _WAITING = 1024
 """Messages of one member that may wait to be handled."""
+ECHO_BYTES = 64 << 20
+"""Whoever has not joined may have so much echoed on a connection, to measure the link."""
 
 
 class PeerSocket(FrameSocket, SwarmSocket):
-    """`sessions/ID/peer`: the first message is `Hello`; from then on the session's runtime decides."""
+    """`sessions/ID/peer`: the first message is `Hello`; from then on the session's runtime decides.
+
+    ECHO frames come back before it too, up to `ECHO_BYTES`: an invite is enough to measure the link. Other frames from
+    somebody who has not joined are dropped.
+    """
 
     _attached = False
+    _echoed = 0
 
     @allows("peer", "holder")
     async def get(self, session: str) -> None:  # type: ignore[override]
@@ -45,6 +53,15 @@ class PeerSocket(FrameSocket, SwarmSocket):
         await self._inbox.join()  # what was sent before the frame comes first
         if self._attached:
             await self._runtime.received_frame(self.connection, frame)
+        elif read_header(frame).kind == Kind.ECHO:
+            self._echoed += len(frame)
+            if self._echoed > ECHO_BYTES:
+                raise Refusal(
+                    f"More than {ECHO_BYTES >> 20} MiB were to be echoed.",
+                    "So much measures any link, and the class needs the server's.",
+                    "Measure with less, or connect again.",
+                )
+            await self.connection.echo(frame)
 
     def lost(self, reason: str) -> None:
         self._handling.cancel()

@@ -18,6 +18,9 @@ from ..store.journal import Journal, RoundWriter
 from ..store.rows import Event, Level, Metric
 from .storage import Storage
 
+EVENTS_KEPT = 10_000
+"""So many lines of the log wait at most for a disk that takes none."""
+
 
 class Recorder:
     """The journal and the record of one session. Used from the event loop; writes elsewhere."""
@@ -76,18 +79,19 @@ class Recorder:
 
     # --- the record
 
-    async def commit(self, record: RoundRecord) -> None:
-        """Make the packets and then the record durable. Raises `StoreError`: then the round is not committed."""
+    async def commit(self, record: RoundRecord, traffic: list[Metric]) -> None:
+        """Make the packets and then the record durable, with the round's loss and `traffic`. Raises `StoreError`: then
+        the round is not committed."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._finish)
         failpoints.reach("before-record")
         events, self._events = self._events, []
         loss = sum(contributor.loss_sum for contributor in record.contributors)
         count = sum(contributor.loss_count for contributor in record.contributors)
-        metrics = [Metric(self.session, record.round, "", "loss", loss, count)]
+        metrics = [Metric(self.session, record.round, "", "loss", loss, count), *traffic]
         try:
             await self.storage.run_in_store(self.storage.database.add_round, record, metrics, events)
         except StoreError:
-            self._events = events + self._events
+            self._keep(events)
             raise
         failpoints.reach("recorded")
 
@@ -113,8 +117,11 @@ class Recorder:
         try:
             await self.storage.run_in_store(self.storage.database.add_events, events)
         except StoreError:
-            self._events = events + self._events
+            self._keep(events)
             raise
+
+    def _keep(self, events: list[Event]) -> None:
+        self._events = (events + self._events)[-EVENTS_KEPT:]
 
     def close(self) -> None:
         """Discard an unfinished attempt and end the thread."""

@@ -23,6 +23,7 @@ from ..decisions.effects import Disconnect, Effect, Note, Place, Tell, TellPeers
 from ..decisions.events import (
     AnyEvent,
     Change,
+    ChangeStrategy,
     Finish,
     MemberJoined,
     MemberLost,
@@ -41,7 +42,7 @@ from ..protocol import messages as m
 from ..protocol.errors import StoreError, SwarmError
 from ..protocol.frames import Kind, read_header, session_tag
 from ..protocol.layout import Layout
-from ..protocol.rules import SessionSettings, SessionSpec
+from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, StrategyChange
 from ..shards.outgoing import contribution_bytes
 from ..store.atomic import Buffer
 from ..store.rows import Level
@@ -54,6 +55,7 @@ from .numbers import Numbers
 from .recording import Recorder
 from .sockets import Connection
 from .status import SessionStatus, status_of
+from .steering import StrategyChanged, change_strategy
 from .storage import Storage
 from .traffic import Traffic
 
@@ -76,9 +78,10 @@ class SessionRuntime:
         self.members = Members(spec.session, [])
         self.traffic = Traffic(spec.session)
         self.state = new_state(
-            spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(layout.trained_shards), generation
-        )
-        self.contribution_bytes = contribution_bytes(layout, spec.rule)
+            spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(layout.trained_shards), generation,
+            changes=spec.changes,
+        )  # fmt: skip
+        self._contribution_bytes = (0, 0)
         self.metrics: dict[str, float] = {}
         self.last_activity = datetime.now(timezone.utc)
         self.delivery = Delivery(self)
@@ -103,14 +106,13 @@ class SessionRuntime:
         record = await self.store.run_in_store(database.round, session, last) if last else None
         self.members = Members(session, await self.store.run_in_store(database.members, session))
         initial = await asyncio.to_thread(self.store.blobs.read, self.spec.initial) if not last else None
-        age = await self.in_thread(self.numbers.restore, last, initial)
+        lost = await self.in_thread(self.numbers.restore, last, initial)
         self.state = new_state(
             session, self.spec.rule, self.spec.settings, self.spec.samples, self.spec.held_out,
-            len(self.layout.trained_shards), self.generation, record,
+            len(self.layout.trained_shards), self.generation, record, self.spec.changes,
         )  # fmt: skip
         if self.generation > 1:
-            older = f"; the optimizer's state is {age} rounds older" if age else ""
-            self.note("info", f"The server goes on from version {last}{older}.")
+            self.note("info", f"The server goes on from version {last}{lost and '; '}{lost}.")
         self.handle(MemberJoined(OWN, "holder"))
         self.spawn(self._tick())
 
@@ -197,7 +199,7 @@ class SessionRuntime:
             )
             self.detach(older.connection, "it connected again")
             older.connection.close("joined from another place")
-        attached = Attached(member, connection, hello.device)
+        attached = Attached(member, connection, hello)
         self.members.connected[member.member] = attached
         self.last_activity = datetime.now(timezone.utc)
         if new:
@@ -212,7 +214,7 @@ class SessionRuntime:
                     self.state.samples_done,
                 )
             )  # fmt: skip
-        self.handle(MemberJoined(member.member, hello.role, member.name, hello.device))
+        self.handle(self._joined(attached))
         connection.send(self.status_message())
 
     def detach(self, connection: Connection, reason: str) -> None:
@@ -232,8 +234,18 @@ class SessionRuntime:
 
     def rejoin(self, attached: Attached) -> None:
         """A peer whose view is not right begins again on the same connection."""
-        member = attached.member
-        self.handle(MemberJoined(member.member, "peer", member.name, attached.device))
+        self.handle(self._joined(attached))
+
+    def _joined(self, attached: Attached) -> MemberJoined:
+        member, hello = attached.member, attached.hello
+        return MemberJoined(member.member, hello.role, member.name, hello.device, hello.own_samples)
+
+    def _bytes_of_contribution(self) -> int:
+        """Of the round under way, whichever round it was made for."""
+        round = self.state.round.number
+        if self._contribution_bytes[0] != round:
+            self._contribution_bytes = round, contribution_bytes(self.layout, self.state.rule, round)
+        return self._contribution_bytes[1]
 
     async def received(self, connection: Connection, message: m.FromMember) -> None:
         """A member said something. Raises `SwarmError` for what cannot be answered."""
@@ -256,7 +268,7 @@ class SessionRuntime:
                 self.detach(connection, message.reason or "left")
             case m.Announce():
                 # Its share of the byte budget is what the layout says, not what it claims.
-                self.handle(Said(attached.id, msgspec.structs.replace(message, bytes=self.contribution_bytes)))
+                self.handle(Said(attached.id, msgspec.structs.replace(message, bytes=self._bytes_of_contribution())))
             case _:
                 self.handle(Said(attached.id, message))
 
@@ -302,9 +314,19 @@ class SessionRuntime:
         """New settings (checked by the caller) from the next round on."""
         self.handle(Change(settings, by))
 
+    async def change_strategy(self, rule: RoundRule, by: str, round: int | None) -> StrategyChanged:
+        """Another rule from `round` on, or from the next one; see `steering`."""
+        return await change_strategy(self, rule, by, round)
+
+    def use_changes(self, changes: tuple[StrategyChange, ...], by: str) -> None:
+        """Other rules (checked and stored by the caller) for the rounds after the one under way."""
+        self.numbers.spec = msgspec.structs.replace(self.numbers.spec, changes=changes)
+        self.handle(ChangeStrategy(changes, by))
+
     def spec_now(self) -> SessionSpec:
-        """The specification with the settings as they are now."""
-        return msgspec.structs.replace(self.spec, settings=self.state.next_settings or self.state.settings)
+        """The specification with the settings and the rules to come as they are now."""
+        settings = self.state.next_settings or self.state.settings
+        return msgspec.structs.replace(self.spec, settings=settings, changes=self.state.changes)
 
     # --- watching
 

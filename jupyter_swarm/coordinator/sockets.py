@@ -33,6 +33,7 @@ from ..protocol.messages import (
 QUEUE_BYTES = 2 << 30
 """Frames that may wait for one member. They are shared between members, so this is not memory for each."""
 _CONTROL_BYTES = 4 * MAX_MESSAGE_BYTES
+_ECHOES = 4 << 20
 _JOINED = 4096
 _REASON_BYTES = 120
 
@@ -90,6 +91,11 @@ class Connection:
         self.queued_bytes += len(frame)
         self._changed.set()
         return True
+
+    async def echo(self, frame: Buffer) -> None:
+        """Send a frame back, and take no more from this member before it has taken most of what waits for it."""
+        self.send_frame(frame)
+        await self.drain(_ECHOES)
 
     def drop_frames(self, predicate: Callable[[Buffer], bool] = lambda frame: True) -> int:
         """Forget the waiting frames for which `predicate` holds; returns how many. One being sent is not waiting."""

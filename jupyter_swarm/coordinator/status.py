@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..decisions.explain import explain, explain_peer
-from ..decisions.state import State
+from ..decisions.state import Peer, State
 from ..protocol.messages import Progress
 from .members import Members
 
@@ -13,7 +13,10 @@ from .members import Members
 class PeerStatus(msgspec.Struct, frozen=True):
     """One connected peer. `speed`: samples per second; `share`: of all samples accepted since the server started.
 
-    As the peer tells: `computing`, the share of the last seconds in which it computed, and its `memory` in bytes.
+    As the peer tells: `computing`, the share of the last seconds in which it computed, and its `memory` in bytes. In a
+    round of steps: `steps` that it got work for in this round, and `staleness`, by how many rounds what it has in hands
+    is behind. `waiting`: seconds since its last contribution in which it had nothing to compute, mostly because of
+    `waited_for`. `own_samples`: of data that stays with it.
     """
 
     id: str
@@ -29,10 +32,23 @@ class PeerStatus(msgspec.Struct, frozen=True):
     memory: int
     bytes_sent: int
     bytes_received: int
+    steps: int = 0
+    staleness: int = 0
+    waiting: float = 0.0
+    waited_for: str = ""
+    own_samples: int = 0
+
+
+class NextStrategy(msgspec.Struct, frozen=True):
+    """What holds from `round` on."""
+
+    round: int
+    strategy: str
 
 
 class SessionStatus(msgspec.Struct, frozen=True):
-    """The session. `metrics` are the latest: mean training loss of a round, held-out means."""
+    """The session. `metrics` are the latest: mean training loss of a round, held-out means. `strategy` is that of the
+    round under way."""
 
     session: str
     name: str
@@ -45,6 +61,8 @@ class SessionStatus(msgspec.Struct, frozen=True):
     peers: list[PeerStatus]
     holders: list[str]
     metrics: dict[str, float]
+    strategy: str = ""
+    next_strategy: NextStrategy | None = None
 
 
 def status_of(state: State, members: Members, name: str, metrics: dict[str, float], now: float) -> SessionStatus:
@@ -70,6 +88,11 @@ def status_of(state: State, members: Members, name: str, metrics: dict[str, floa
                 memory=attached.progress.memory if attached else 0,
                 bytes_sent=attached.connection.bytes_sent if attached else 0,
                 bytes_received=attached.connection.bytes_received if attached else 0,
+                steps=-(-peer.leased // state.rule.inner_batch) if state.in_steps else 0,
+                staleness=_staleness(state, peer),
+                waiting=peer.waiting,
+                waited_for=peer.waited_for,
+                own_samples=peer.own_samples,
             )
         )
     return SessionStatus(
@@ -84,7 +107,17 @@ def status_of(state: State, members: Members, name: str, metrics: dict[str, floa
         peers=peers,
         holders=list(state.holders),
         metrics=dict(metrics),
+        strategy=state.rule.strategy,
+        next_strategy=next(
+            (NextStrategy(one.round, one.rule.strategy) for one in state.changes if one.round > state.round.number),
+            None,
+        ),
     )
+
+
+def _staleness(state: State, peer: Peer) -> int:
+    leases = (state.book.leases[lease] for lease in peer.leases)
+    return max((state.round.number - lease.round for lease in leases if lease.kind == "train"), default=0)
 
 
 def _computing(progress: Progress) -> float:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from .. import __version__
 from ..link import Link, State, Timing
 from ..protocol import failpoints
@@ -38,6 +40,7 @@ class HolderMember:
         self._link = Link(url, headers, self._hello, self._work.put, self._take_frame, self._link_state, timing)
         self._thread = threading.Thread(target=self._run, name="swarm-holder", daemon=True)
         self._handlers: dict[type, Callable[[Holder, Any], None]] = {
+            m.Strategy: self._change,
             m.Adopt: self._adopt,
             m.Expect: self._expect,
             m.Forget: lambda holder, message: holder.forget(message.number),
@@ -97,7 +100,8 @@ class HolderMember:
             self._token = message.token
             self._generation = message.generation
             self._prepare = None
-            self._holder = Holder(message.layout, message.spec.rule, message.spec.session)
+            self._spec = message.spec
+            self._holder = Holder(message.layout, message.spec.rule_of(1), message.spec.session)
         handler = self._handlers.get(type(message))
         if handler and self._holder and getattr(message, "generation", 0) == self._generation:
             handler(self._holder, message)
@@ -108,12 +112,21 @@ class HolderMember:
         if holder is None or header.generation != self._generation:
             return
         if header.kind == Kind.STATE:
+            self._follow_rule(holder, header.round)
             holder.take_state(frame)
         elif header.kind == Kind.CONTRIBUTION:
             failpoints.reach("mid-upload")
             self._answer(header.number, lambda: holder.stage(frame))
 
+    def _change(self, holder: Holder, message: m.Strategy) -> None:
+        self._spec = msgspec.structs.replace(self._spec, changes=message.changes)
+
+    def _follow_rule(self, holder: Holder, version: int) -> None:
+        """What is held at `version` is as the rule of the round after it wants it."""
+        holder.change_rule(self._spec.rule_of(version + 1))
+
     def _adopt(self, holder: Holder, message: m.Adopt) -> None:
+        self._follow_rule(holder, message.version)
         holder.adopt(message)
         self._link.send(m.Adopted(message.generation, message.version))
 
@@ -164,6 +177,7 @@ class HolderMember:
         failpoints.reach("recorded")
         self._prepare = None
         holder.install()
+        self._follow_rule(holder, holder.version)
 
     def _revert(self, holder: Holder, message: m.Revert) -> None:
         self._prepare = None

@@ -92,7 +92,7 @@ def test_each_start_of_the_server_raises_the_generation_of_one_session(
 
 def test_settings_and_state_change_and_the_rest_stays(database: Database, reopen: Callable[[], Database]) -> None:
     settings = SessionSettings(rounds=7, learning_rate=0.5)
-    assert database.save_settings("cs101", settings).settings == settings
+    assert database.change_spec("cs101", settings).settings == settings
     database.save_state("cs101", "finished", 2000.0)
     database = reopen()
     (session,) = database.sessions()
@@ -111,7 +111,7 @@ def test_what_needs_a_session_says_that_there_is_none(database: Database) -> Non
     uses = [
         lambda: database.layout("no"),
         lambda: database.raise_generation("no"),
-        lambda: database.save_settings("no", SessionSettings()),
+        lambda: database.change_spec("no", SessionSettings()),
         lambda: database.save_state("no", "paused", 1.0),
         lambda: database.add_invite("no", "peer", new_secret(), "", 1.0, 1),
     ]
