@@ -2,18 +2,20 @@
 
 Nothing is changed in place unless the caller passes the same memory twice, so that whoever holds a shard can compute
 the next version and still go back. The arithmetic is that of `torch.optim.SGD` and `torch.optim.AdamW`, up to the
-rounding of a few operations that are taken together. It runs through the slice in tiles small enough to stay in the
-processor's cache: the slice is read and written once, whatever the number of operations.
+rounding of a few operations that are taken together; Sophia's is written out at its rule. It runs through the slice in
+tiles small enough to stay in the processor's cache: the slice is read and written once, whatever the number of
+operations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..protocol.rules import SGD, AdamW, OptimizerRule
+from ..protocol.rules import SGD, AdamW, OptimizerRule, Sophia
 
 TILE_ELEMENTS = 1 << 16
 
@@ -41,6 +43,8 @@ def slot_names(rule: OptimizerRule) -> tuple[str, ...]:
     """The state that `rule` keeps for each element, by the names that torch uses. All slots begin as zeros."""
     if isinstance(rule, AdamW):
         return ("exp_avg", "exp_avg_sq")
+    if isinstance(rule, Sophia):
+        return ("exp_avg", "hessian")
     return ("momentum_buffer",) if rule.momentum else ()
 
 
@@ -49,16 +53,42 @@ def update(rule: OptimizerRule, rates: Rates, gradient: Tensor, old: Slice, new:
 
     `new` may be the same memory as `old` (a step in place), and `new.parameters` the same memory as `gradient`.
     """
-    count = gradient.numel()
-    tile = min(count, TILE_ELEMENTS) if gradient.device.type == "cpu" else count
-    scratch = torch.empty(tile, dtype=gradient.dtype, device=gradient.device)
-    for start in range(0, count, max(tile, 1)):
-        stop = min(start + tile, count)
-        parts = gradient[start:stop], old.part(start, stop), new.part(start, stop), scratch[: stop - start]
+    for start, stop, scratch in _tiles(gradient):
+        parts = gradient[start:stop], old.part(start, stop), new.part(start, stop), scratch
         if isinstance(rule, SGD):
             _sgd(rule, rates, *parts)
-        else:
+        elif isinstance(rule, AdamW):
             _adamw(rule, rates, *parts)
+        else:
+            _sophia(rule, rates, *parts)
+
+
+def update_hessian(rule: Sophia, estimate: Tensor, batch: int, old: Slice, new: Slice) -> None:
+    """Takes a Hessian estimate in: reads `estimate` (1-D fp32) and `old`, writes the slot hessian of `new`.
+
+        h = β2 h + (1 - β2) ĥ        gnb: ĥ = batch·estimate⊙estimate;  hutchinson: ĥ = estimate
+
+    gnb: `estimate` is the gradient of the mean loss over `batch` predictions with labels sampled from the model. A step
+    that is to use the new h takes `new`'s slot as its old one. `new`'s slot may be the same memory as `old`'s, or as
+    `estimate`.
+    """
+    keep = rule.betas[1]
+    before, after = old.slots[1], new.slots[1]
+    for start, stop, scratch in _tiles(estimate):
+        part = estimate[start:stop]
+        if rule.estimator == "gnb":
+            part = torch.mul(part, part, out=scratch).mul_(batch)
+        torch.lerp(before[start:stop], part, 1 - keep, out=after[start:stop])
+
+
+def _tiles(values: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """(start, stop, scratch of that length) of every tile; elsewhere than on the CPU it is all one tile."""
+    count = values.numel()
+    tile = min(count, TILE_ELEMENTS) if values.device.type == "cpu" else count
+    scratch = torch.empty(tile, dtype=values.dtype, device=values.device)
+    for start in range(0, count, max(tile, 1)):
+        stop = min(start + tile, count)
+        yield start, stop, scratch[: stop - start]
 
 
 def _sgd(rule: SGD, rates: Rates, gradient: Tensor, old: Slice, new: Slice, scratch: Tensor) -> None:
@@ -80,3 +110,13 @@ def _adamw(rule: AdamW, rates: Rates, gradient: Tensor, old: Slice, new: Slice, 
     # The gradient is not read after this point: it may lie where the new parameters are written.
     torch.mul(old.parameters, 1 - rates.learning_rate * rates.weight_decay, out=new.parameters)
     new.parameters.addcdiv_(mean, denominator, value=-rates.learning_rate * correction / (1 - first**rates.step))
+
+
+def _sophia(rule: Sophia, rates: Rates, gradient: Tensor, old: Slice, new: Slice, scratch: Tensor) -> None:
+    mean = torch.lerp(old.slots[0], gradient, 1 - rule.betas[0], out=new.slots[0])
+    if new.slots[1].data_ptr() != old.slots[1].data_ptr():
+        new.slots[1].copy_(old.slots[1])
+    curvature = torch.mul(old.slots[1], rule.rho, out=scratch).clamp_(min=rule.eps)
+    step = torch.div(mean, curvature, out=scratch).clamp_(-1, 1)
+    torch.mul(old.parameters, 1 - rates.learning_rate * rates.weight_decay, out=new.parameters)
+    new.parameters.add_(step, alpha=-rates.learning_rate)

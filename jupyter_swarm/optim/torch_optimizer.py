@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..protocol.rules import OptimizerRule
-from .slices import Rates, Slice, slot_names, update
+from ..protocol.rules import OptimizerRule, Sophia
+from .slices import Rates, Slice, slot_names, update, update_hessian
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -18,6 +18,22 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     A parameter group may set its own `lr` and `weight_decay`. The rule's schedule is the caller's to apply: it counts
     samples, which an optimizer does not see.
+
+    Sophia also wants an estimate of the Hessian's diagonal now and then, before the step that first uses it:
+
+        optimizer = RuleOptimizer(model.parameters(), Sophia(lr=1e-3))
+        for x, y in batches:
+            if optimizer.hessian_due:
+                sampled_cross_entropy(model(x)).backward()      # optim.hessian; y is not used
+                optimizer.step_hessian(batch=y.numel())
+                optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    With `estimator="hutchinson"` the first line under `if` is
+    `add_hutchinson(cross_entropy(model(x), y), list(model.parameters()), seed)`, with another seed each time.
     """
 
     def __init__(self, params: ParamsT, rule: OptimizerRule) -> None:
@@ -41,12 +57,41 @@ class RuleOptimizer(torch.optim.Optimizer):
                     self._update(parameter, float(group["lr"]), float(group["weight_decay"]))
         return loss
 
-    def _update(self, parameter: Tensor, learning_rate: float, weight_decay: float) -> None:
+    @property
+    def hessian_due(self) -> bool:
+        """Whether the next step wants a new Hessian estimate before it (never, but for Sophia)."""
+        if not isinstance(self.rule, Sophia):
+            return False
+        ages = [state["step"] - state["hessian_step"] for state in self.state.values()]
+        return not ages or min(ages) >= self.rule.hessian_every
+
+    @torch.no_grad()
+    def step_hessian(self, batch: int = 1) -> None:
+        """Take the parameters' `.grad` in as what the Hessian estimate is made of: with "gnb" the gradient of the mean
+        loss over `batch` sampled labels, with "hutchinson" the estimate itself. Raises TypeError unless the rule is
+        `Sophia`."""
+        if not isinstance(self.rule, Sophia):
+            raise TypeError(f"{type(self.rule).__name__} uses no Hessian estimate")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self._state(parameter)
+                    slots = Slice(_flat(parameter), tuple(state[name] for name in slot_names(self.rule)))
+                    update_hessian(self.rule, _flat(parameter.grad), batch, old=slots, new=slots)
+                    state["hessian_step"] = state["step"]
+
+    def _state(self, parameter: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
         if not state:
             state["step"] = 0
             for name in slot_names(self.rule):
                 state[name] = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
+            if isinstance(self.rule, Sophia):
+                state["hessian_step"] = -self.rule.hessian_every
+        return state
+
+    def _update(self, parameter: Tensor, learning_rate: float, weight_decay: float) -> None:
+        state = self._state(parameter)
         state["step"] += 1
         slots = tuple(state[name] for name in slot_names(self.rule))
         values = _flat(parameter)

@@ -50,6 +50,18 @@ class HeldShard:
         """The side that was being made becomes the one that stands."""
         self.current, self.next = self.next, self.current
 
+    def take_over(self, old: HeldShard, slots: bool) -> None:
+        """Take the version that stands from `old`; its optimizer slots only if `slots`.
+
+        What the peers have stays what it is. A master goes on only where packets still lose digits: the one packet's
+        rounding error that it differs by is given up.
+        """
+        for mine, theirs in zip(self.current.slots, old.current.slots if slots else (), strict=False):
+            mine.copy_(theirs)
+        self.current.view.copy_(old.current.view)
+        if self.lossy:
+            self.current.master.copy_(old.current.master)
+
 
 class Incoming:
     """Shards that are being handed over, until they are adopted."""

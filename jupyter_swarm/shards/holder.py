@@ -18,38 +18,38 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from ..optim.slices import Rates, slot_names, update
-from ..protocol.errors import Refusal, SettingError
+from ..optim.slices import Rates, Slice, slot_names, update, update_hessian
+from ..protocol.errors import Refusal
 from ..protocol.frames import Kind, payload_of, read_header, session_tag
 from ..protocol.layout import Layout, Shard, Stream, section_of
 from ..protocol.messages import Adopt, Expect, Prepare, Staged
 from ..protocol.records import ShardDigest
-from ..protocol.rules import LOSSLESS, Codec, RoundRule
-from .carried import carried, packet_codecs
-from .codecs import Buffer, accumulate, decode, decoded, new_scratch
+from ..protocol.rules import LOSSLESS, Codec, RoundRule, Sophia
+from .carried import carried, carries_over, check_streams, packet_codecs
+from .codecs import Buffer, new_scratch
 from .held import HeldShard, Incoming
 from .incoming import add_packet
+from .merging import merge
 from .outgoing import Envelope, FrameWriter, exact_codec
 from .staging import Staging
 from .vector import FlatVector, sha256, square_sum
 
 
 class Holder:
-    """Holds shards of `layout` for one session, under one `rule`. Raises `SettingError` for a rule it cannot follow."""
+    """Holds shards of `layout` for one session, under one `rule` until `change_rule`.
+
+    Raises `SettingError` for a rule it cannot follow.
+    """
 
     def __init__(self, layout: Layout, rule: RoundRule, session: str) -> None:
-        _check_streams(rule)
         self.layout = layout
-        self.rule = rule
         self.generation = 0
         self.version = 0
         self.step_number = 0
         self.digests: tuple[ShardDigest, ...] = ()
         self._tag = session_tag(session)
-        self._slots = slot_names(rule.optimizer)
-        self._codecs = packet_codecs(rule)
-        self._rules = {section_of(stream_rule.stream): stream_rule for stream_rule in rule.streams}
         self._groups = _group_ranges(layout)
+        self._follow(rule)
         self._held: dict[int, HeldShard] = {}
         self._view_digests: dict[int, str] = {}
         self._incoming = Incoming(layout, self._new_held)
@@ -58,6 +58,33 @@ class Holder:
         self._ready = False
         self._writer = FrameWriter(kept=False)
         self._scratch = new_scratch()
+
+    def _follow(self, rule: RoundRule) -> None:
+        check_streams(rule)
+        self.rule = rule
+        self._slots = slot_names(rule.optimizer)
+        self._codecs = packet_codecs(rule)
+        self._rules = {section_of(one.stream): one for one in rule.streams if one.stream != Stream.HESSIAN}
+
+    def change_rule(self, rule: RoundRule) -> None:
+        """From the next round on `rule` holds; called between `install` and what the next round's first `expect`, and
+        before STATE frames of shards that are held under it. The rule that holds already changes nothing.
+
+        The view stays, bit for bit. The optimizer goes on with its state where that `carries_over`, else from zeros and
+        step 1. Raises `SettingError` for a rule that cannot be followed; then the old one holds.
+        """
+        if rule == self.rule:
+            return
+        keep = carries_over(self.rule, rule)
+        self._follow(rule)
+        for index, old in self._held.items():
+            self._held[index] = self._new_held(old.shard)
+            self._held[index].take_over(old, slots=keep)
+        if not keep:
+            self.step_number = 0
+        self._incoming.clear()
+        self._staging.clear()
+        self._drop_attempt()
 
     # --- taking shards over
 
@@ -101,7 +128,9 @@ class Holder:
     def expect(self, message: Expect) -> Staged | None:
         """Take frames of a granted contribution from now on. Returns `Staged` at once if no shard held takes part."""
         self._check_turn(message.generation, message.round)
-        parts = [(rule, shard) for rule, shard in carried(self.layout, self.rule) if shard.index in self._held]
+        parts = [
+            (rule, shard) for rule, shard in carried(self.layout, self.rule, message.round) if shard.index in self._held
+        ]
         staging = Staging(message.number, parts)
         self._staging[message.number] = staging
         return staging.report(self.generation)
@@ -154,28 +183,30 @@ class Holder:
         return square
 
     def _merge_chunk(self, held: HeldShard, start: int, count: int, prepare: Prepare) -> float:
-        """Merge one chunk into the next master: each staged payload is read once, the sum stays in the cache. Returns
-        the sum of squares if it is of the gradient. Raises `Refusal` if that is not finite."""
-        shard, rule = held.shard, self._rules[held.shard.stream]
-        into = held.next.master[start - shard.start :][:count]
-        weights = sum(weight for _, weight in prepare.contributions)
-        for place, (number, weight) in enumerate(prepare.contributions):
-            payload = self._staging[number].payload(rule.stream, start)
-            share = weight / weights if rule.merge == "mean" else 1.0
-            if place == 0:
-                decode(rule.up, payload, into)
-                if share != 1.0:
-                    into.mul_(share)
-            elif rule.merge == "maximum":
-                torch.maximum(into, decoded(rule.up, payload, count, self._scratch), out=into)
-            else:
-                accumulate(rule.up, payload, share, into, self._scratch)
-        if rule.merge == "sum":
-            into.div_(prepare.total_weight)
+        """Merge one chunk into the next master. Returns the sum of squares if it is of the gradient. Raises `Refusal`
+        if that is not finite."""
+        rule = self._rules[held.shard.stream]
+        into = held.next.master[start - held.shard.start :][:count]
+        merge(prepare, rule, self._staging, start, into, self._scratch)
         square = square_sum(into) if rule.stream == Stream.GRADIENT else 0.0
         if not math.isfinite(square):
             raise Refusal(f"The merged gradient of round {prepare.round} is not finite.")
         return square
+
+    def _merge_hessian(self, held: HeldShard, start: int, count: int, prepare: Prepare) -> bool:
+        """Merge a chunk of the Hessian estimate into the next side's slot; whether this round has one. Raises `Refusal`
+        if the result is not finite."""
+        due = [rule for rule in self.rule.streams_of(prepare.round) if rule.stream == Stream.HESSIAN]
+        if not due or not isinstance(prepare.optimizer, Sophia):
+            return False
+        first = start - held.shard.start
+        old, new = held.current.part(first, first + count), held.next.part(first, first + count)
+        hessian = new.slots[1]
+        merge(prepare, due[0], self._staging, start, hessian, self._scratch)
+        update_hessian(prepare.optimizer, hessian, prepare.total_weight * self.rule.predictions, old, new)
+        if not math.isfinite(float(hessian.sum())):
+            raise Refusal(f"The Hessian estimate of round {prepare.round} is not finite.")
+        return True
 
     def step(self, prepare: Prepare, norm: float) -> Iterator[memoryview]:
         """Take the step from what `merge` left; yields the packets' frames, each in memory of its own.
@@ -199,7 +230,8 @@ class Holder:
                     if not prepare.clip_norm > 0:
                         self._merge_chunk(held, start, count, prepare)
                     if held.shard.stream == Stream.PARAMETERS:
-                        self._optimize(held, start, count, prepare, scale)
+                        fresh = self._merge_hessian(held, start, count, prepare)
+                        self._optimize(held, start, count, prepare, scale, fresh)
                     frame = self._packet(held, start, count, envelope)
                     beside.submit(digest.update, payload_of(frame))
                     size += len(payload_of(frame))
@@ -208,13 +240,16 @@ class Holder:
         self.digests = tuple(ShardDigest(index, size, digest.hexdigest()) for index, size, digest in digests)
         self._ready = True
 
-    def _optimize(self, held: HeldShard, start: int, count: int, prepare: Prepare, scale: float) -> None:
+    def _optimize(self, held: HeldShard, start: int, count: int, prepare: Prepare, scale: float, fresh: bool) -> None:
+        """The optimizer's step. fresh: this round's Hessian estimate is in the next side's slot already."""
         rule = prepare.optimizer
         for begin, end, group in self._groups:
             first, last = max(begin, start) - held.shard.start, min(end, start + count) - held.shard.start
             if first >= last:
                 continue
             old, new = held.current.part(first, last), held.next.part(first, last)
+            if fresh:
+                old = Slice(old.parameters, (old.slots[0], new.slots[1]))
             if scale < 1.0:
                 new.parameters.mul_(scale)
             scales = self.layout.groups[group]
@@ -303,19 +338,6 @@ class Holder:
             )
         if round != self.version + 1:
             raise Refusal(f"This is for round {round}; the holder works on round {self.version + 1}.")
-
-
-def _check_streams(rule: RoundRule) -> None:
-    for stream_rule in rule.streams:
-        counts = section_of(stream_rule.stream) == Stream.COUNTER
-        codecs = (stream_rule.up, stream_rule.down)
-        if stream_rule.stream not in (Stream.GRADIENT, Stream.BUFFER, Stream.COUNTER):
-            raise SettingError(f"No optimizer of this version uses the stream {stream_rule.stream.name}.")
-        if any((codec == Codec.INT64) != counts for codec in codecs):
-            raise SettingError(
-                f"The stream {stream_rule.stream.name} cannot travel in {codecs[0].name} and {codecs[1].name}.",
-                todo="Counters travel in INT64, everything else in another codec.",
-            )
 
 
 def _group_ranges(layout: Layout) -> list[tuple[int, int, int]]:

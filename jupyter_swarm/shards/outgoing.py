@@ -66,17 +66,19 @@ def _header(envelope: Envelope, stream: Stream, codec: Codec, shard: int, start:
     )  # fmt: skip
 
 
-def contribution_bytes(layout: Layout, rule: RoundRule) -> int:
-    """Bytes of all frames of a contribution, headers included."""
-    chunks = ((stream_rule.up, count) for stream_rule, shard in carried(layout, rule) for _, count in shard.chunks())
+def contribution_bytes(layout: Layout, rule: RoundRule, round: int) -> int:
+    """Bytes of all frames of a contribution to `round`, headers included."""
+    parts = carried(layout, rule, round)
+    chunks = ((stream_rule.up, count) for stream_rule, shard in parts for _, count in shard.chunks())
     return sum(HEADER_BYTES + encoded_bytes(codec, count) for codec, count in chunks)
 
 
 def contribution_frames(
     writer: FrameWriter, envelope: Envelope, contribution: FlatVector, rule: RoundRule
 ) -> Iterator[tuple[memoryview, ...]]:
-    """The frames of a contribution, in parts: gradients in the parameters' section, buffers and counters in theirs."""
-    for stream_rule, shard in carried(contribution.layout, rule):
+    """The frames of a contribution to the envelope's round, in parts: gradients in the parameters' section, a Hessian
+    estimate, buffers and counters in theirs."""
+    for stream_rule, shard in carried(contribution.layout, rule, envelope.round):
         for start, count in shard.chunks():
             values = contribution.slice(stream_rule.stream, start, count)
             yield writer.parts(envelope, stream_rule.stream, stream_rule.up, shard.index, start, values)

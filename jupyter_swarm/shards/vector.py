@@ -36,14 +36,15 @@ def square_sum(values: Tensor) -> float:
 class FlatVector:
     """All that a layout describes, or the sections named in `streams`, as one CPU tensor for each section.
 
-    Slices are addressed as in frames: by the stream and the first element's place in the whole vector.
+    Slices are addressed as in frames: by the stream and the first element's place in the whole vector. A contribution
+    may also have HESSIAN among its `streams`: as long as the parameters' section, in a tensor of its own.
     """
 
     def __init__(self, layout: Layout, streams: Iterable[Stream] = SECTIONS) -> None:
         self.layout = layout
         self.sections: dict[Stream, Tensor] = {}
         for stream in streams:
-            start, stop = layout.sections[stream]
+            start, stop = layout.sections[section_of(stream)]
             self.sections[stream] = torch.zeros(stop - start, dtype=storage_dtype(stream))
 
     @classmethod
@@ -57,7 +58,8 @@ class FlatVector:
         """A view of `count` elements from `start` on, fp32 (counters int64)."""
         section = section_of(stream)
         first = start - self.layout.sections[section][0]
-        return self.sections[section][first : first + count]
+        kept = stream if stream == Stream.HESSIAN else section
+        return self.sections[kept][first : first + count]
 
     def shard(self, shard: Shard) -> Tensor:
         """A view of one shard."""

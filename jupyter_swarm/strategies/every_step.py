@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
-from ..protocol.layout import Layout, Stream
+from ..protocol.layout import Stream
 from ..protocol.rules import Codec, OptimizerRule, RoundRule, Sophia, StreamRule
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..shards.gradients import GradientSum
 
 
 class EveryStep(msgspec.Struct, frozen=True):
@@ -22,6 +15,8 @@ class EveryStep(msgspec.Struct, frozen=True):
         each peer k, for its leases B_k of B:    g_k = Σ ∇ℓ(θ, x) over x in B_k
         holders:                                 g = (Σ_k g_k) / |B|,  clipped to clip_norm if it is set
                                                  θ ← optimizer(θ, g)
+        Sophia, every `hessian_every` rounds:    the peers' Hessian estimates are summed and divided like g before the
+                                                 step; with "gnb" they are gradients, squared only once they are one
         floating buffers: mean, weighted by |B_k|; counters: maximum
 
     The batch is the same whichever peers compute it, so without dropout and batch statistics and with fp32 on the wire
@@ -56,9 +51,3 @@ class EveryStep(msgspec.Struct, frozen=True):
             norm_limit=self.norm_limit,
             predictions=predictions,
         )
-
-    def worker(self, layout: Layout, model: nn.Module) -> GradientSum:
-        """What a peer computes with: g_k, lease by lease."""
-        from ..shards.gradients import GradientSum
-
-        return GradientSum(layout, model)

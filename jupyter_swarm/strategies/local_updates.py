@@ -20,9 +20,10 @@ class LocalUpdates(msgspec.Struct, frozen=True):
     The inner optimizer is the recipe's. The fastest peer makes H_k = `steps`, others fewer, by their measured speed.
     Once the share `quorum` of them is done, the rest is asked for what it has; then the round waits as long as the
     waiting costs less than the missing work is worth, at most `grace` seconds (Decoupled DiLoCo, arXiv 2604.21428).
-    What comes later may count up to `staleness` rounds late. Between two rounds nothing is sent: 1/`steps` of the bytes of
-    `EveryStep` for as many samples. From random parameters the loss falls visibly slower than with `EveryStep`; after a
-    synchronous start it does not (`WarmStart`).
+    What comes later may count up to `staleness` rounds late. Between two rounds nothing is sent: 1/`steps` of the bytes
+    of `EveryStep` for as many samples. From random parameters the loss falls visibly slower than with `EveryStep`;
+    after a synchronous start it does not (`WarmStart`). New moments of the inner optimizer warm up over a tenth of the
+    steps.
 
     outer: the optimizer that the holders run on Δ. clip_norm: of each inner gradient (0: not clipped). up, down: codecs
     of Δ and of the parameters' packets. norm_limit: as for `EveryStep`.

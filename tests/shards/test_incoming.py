@@ -75,7 +75,7 @@ def test_a_contributions_frames_have_the_bytes_that_were_announced() -> None:
     for up in (Codec.FP32, Codec.INT8):
         rule = rule_of(SGD(0.1), up=up)
         frames = frames_of(contribution(layout, 1), rule, 1)
-        assert sum(map(len, frames)) == contribution_bytes(layout, rule)
+        assert sum(map(len, frames)) == contribution_bytes(layout, rule, 1)
     assert packet_codecs(rule) == {
         Stream.PARAMETERS: Codec.FP32, Stream.BUFFER: Codec.FP32, Stream.COUNTER: Codec.INT64,
     }  # fmt: skip

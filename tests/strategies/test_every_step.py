@@ -12,6 +12,7 @@ from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.messages import Adopt, Expect, Prepare
 from jupyter_swarm.protocol.rules import Codec, RoundRule
+from jupyter_swarm.shards.gradients import GradientSum
 from jupyter_swarm.shards.holder import Holder
 from jupyter_swarm.shards.incoming import PacketSet
 from jupyter_swarm.shards.layout import layout_of
@@ -52,7 +53,7 @@ def test_twenty_rounds_of_three_peers_are_twenty_steps_of_one_process(optimizer:
     indices = tuple(shard.index for shard in layout.shards)
     holder.load(FlatVector.of(layout, first), indices)
     holder.adopt(Adopt(1, 0, 0, indices))
-    peers = [strategy.worker(layout, network()) for _ in range(3)]
+    peers = [GradientSum(layout, network()) for _ in range(3)]
     views = [FlatVector.of(layout, first) for _ in peers]
     writer = FrameWriter()
     alone = RuleOptimizer(first.parameters(), optimizer)
