@@ -132,25 +132,25 @@ class Client:
         return content
 
     def blob_size(self, session: str, sha256: str) -> int:
-        """Bytes of a blob that the session names; it is not fetched."""
-        with self._connection() as client:
-            url = f"{self.server}/swarm/api/sessions/{session}/blobs/{sha256}"
-            with self._reaching(), client.stream("GET", url) as response:
+        """Bytes of a blob that the session names."""
+        answer = self._request("GET", f"sessions/{session}/blobs/{sha256}", headers={"Range": "bytes=0-0"})
+        return int(answer.headers["Content-Range"].rpartition("/")[2])
+
+    @contextmanager
+    def blob_pieces(self, session: str, sha256: str, start: int = 0) -> Iterator[Iterator[bytes]]:
+        """The bytes of a large blob that the session names, from `start` on, as they come; the caller checks them."""
+        url = f"{self.server}/swarm/api/sessions/{session}/blobs/{sha256}"
+        try:
+            with (
+                httpx.Client(headers=self.headers, timeout=_TIMEOUT, mounts=_MOUNTS) as client,
+                client.stream("GET", url, headers={"Range": f"bytes={start}-"}) as response,
+            ):
                 if not response.is_success:
                     response.read()
                     raise _error_of(response, self.server)
-                return int(response.headers["Content-Length"])
-
-    def probe(self, seconds: float) -> Probe:
-        """Ask, without a secret, what only jupyter_swarm answers in its way; that it refuses is as good."""
-        with self._connection(seconds) as client, self._reaching():
-            response = client.get(f"{self.server}/swarm/api/sessions")
-        try:
-            msgspec.json.decode(response.content, type=_Problem)
-            ours = response.status_code in _ERRORS
-        except msgspec.DecodeError:
-            ours = False
-        return Probe(ours, response.status_code, response.headers.get("Server", ""))
+                yield response.iter_bytes()
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise _unreachable(self.server, error) from None
 
     def invite(self, session: str, role: Role, seconds: float = 0.0, capacity: int = 0, label: str = "") -> Invite:
         """A new invite; zeros mean the server's defaults."""
@@ -194,7 +194,9 @@ class Client:
         answer: dict[str, Any] = msgspec.json.decode(self._request(method, path, content).content)
         return answer
 
-    def _request(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+    def _request(
+        self, method: str, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         with self._connection() as client, self._reaching():
             response = client.request(method, f"{self.server}/swarm/api/{path}", content=content)
         if response.is_success and "json" in response.headers.get("Content-Type", "json"):
@@ -212,11 +214,15 @@ class Client:
         try:
             yield
         except (httpx.TransportError, httpx.InvalidURL, OSError) as error:
-            raise LinkError(
-                f"The server at {self.server} cannot be reached.",
-                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
-                "Check that it runs, that the link is right, and that this machine can reach it (VPN, firewall).",
-            ) from None
+            raise _unreachable(self.server, error) from None
+
+
+def _unreachable(server: str, error: Exception) -> LinkError:
+    return LinkError(
+        f"The server at {server} cannot be reached.",
+        f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
+        "Check that it runs, that the link is right, and that this machine can reach it (VPN, firewall).",
+    )
 
 
 def _error_of(response: httpx.Response, server: str) -> SwarmError:

@@ -50,12 +50,13 @@ class Samples:
     def __init__(self, source: Any) -> None:
         if isinstance(source, TensorDataset):
             source = source.tensors
-        self._tensors: tuple[torch.Tensor, ...] | None = None
+        self.tensors: tuple[torch.Tensor, ...] | None = None
+        """The samples if they are tensors; None for other datasets."""
         self._dataset: Any = source
         if isinstance(source, (tuple, list)) and source and all(isinstance(part, torch.Tensor) for part in source):
             if len({len(part) for part in source}) != 1:
                 raise RecipeError(f"The tensors of the data differ in length: {[len(part) for part in source]}.")
-            self._tensors = tuple(source)
+            self.tensors = tuple(source)
         elif source is not None and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
             raise RecipeError(
                 f"The data is a {type(source).__name__}.",
@@ -64,14 +65,14 @@ class Samples:
             )
 
     def __len__(self) -> int:
-        if self._tensors is not None:
-            return len(self._tensors[0])
+        if self.tensors is not None:
+            return len(self.tensors[0])
         return 0 if self._dataset is None else len(self._dataset)
 
     def batch(self, indices: torch.Tensor) -> Any:
         """The samples at `indices`, collated on the CPU."""
-        if self._tensors is not None:
-            return tuple(part[indices.to(part.device)] for part in self._tensors)
+        if self.tensors is not None:
+            return tuple(part[indices.to(part.device)] for part in self.tensors)
         if isinstance(self._dataset, Windows):
             return self._dataset.batch(indices)
         return default_collate([self._dataset[index] for index in indices.tolist()])

@@ -13,6 +13,14 @@ _EVERY_SECONDS = 0.2
 _EVERY_SECONDS_IN_FILES = 10.0
 
 
+def bytes_text(count: float) -> str:
+    """So many bytes, for people: 5.2 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 class Line:
     """`show` replaces the line. Where lines cannot be replaced (a file, a pipe), one is written every ten seconds."""
 
