@@ -171,24 +171,25 @@ class Client:
 
     def records(self, session: str) -> list[dict[str, Any]]:
         """All round records of a session, in order."""
-        found: list[dict[str, Any]] = []
-        after: int | None = 0
-        while after is not None:
-            page = self._ask("GET", f"sessions/{session}/records?limit=1000&after={after}")
-            found += page["records"]
-            after = page["next"]
-        return found
+        return self._pages(f"sessions/{session}/records", "records", 0)
 
     def metrics(self, session: str) -> list[dict[str, Any]]:
-        """All metrics of a session: version, member, name, mean, count."""
-        found: list[dict[str, Any]] = self._ask("GET", f"sessions/{session}/metrics")["metrics"]
-        return found
+        """All metrics of a session: version, member ('': all together), name, mean, count."""
+        return self._pages(f"sessions/{session}/metrics", "metrics", -1)
 
     def socket_url(self, session: str) -> str:
         """Where peers of a session connect."""
         return f"ws{self.server.removeprefix('http')}/swarm/api/sessions/{session}/peer"
 
     # --- how
+
+    def _pages(self, path: str, key: str, after: int | None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while after is not None:
+            page = self._ask("GET", f"{path}?limit=10000&after={after}")
+            found += page[key]
+            after = page["next"]
+        return found
 
     def _ask(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:
         answer: dict[str, Any] = msgspec.json.decode(self._request(method, path, content).content)
