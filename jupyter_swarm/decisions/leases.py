@@ -113,7 +113,7 @@ def give_back(book: Book, lease: Lease) -> None:
 
 def split(book: Book, lease: Lease, samples: int) -> None:
     """Only the first `samples` of a lease were computed: the rest is free again, first in line."""
-    if not lease.own:
+    if not lease.own and samples < lease.count:
         book.free.insert(0, Piece(lease.start + samples, lease.stop, lease.failures, lease.failed_on))
     lease.stop = lease.start + samples
 

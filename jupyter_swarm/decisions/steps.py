@@ -93,6 +93,7 @@ def call_rest(state: State, now: float) -> list[Effect]:
     for peer in [state.peers[name] for name, done in current.taking.items() if not done]:
         if not peer.contribute_by and _leased(state, peer):
             peer.contribute_by = now + CONTRIBUTE_SECONDS
+            state.waiting.pop(peer.id, None)
             effects.append(Tell(peer.id, ContributeNow(state.generation, current.number, current.attempt)))
     set_grace(state)
     return effects

@@ -7,7 +7,9 @@ the round must then be committed within a bounded time; all samples must be acco
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
+import msgspec
 import pytest
 from hypothesis import seed, settings
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from hypothesis.stateful import (
 
 from jupyter_swarm.decisions import events as e
 from jupyter_swarm.protocol import messages as m
+from jupyter_swarm.protocol.rules import SGD, RoundRule, StrategyChange
 from tests.decisions.world import OWN, World
 
 PATIENCE = 4 * 3600.0
@@ -37,6 +40,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     others: tuple[str, ...] = ()
     clip_norm = 0.0
+    strategy: ClassVar[dict[str, object]] = {}
     world: World
 
     @initialize(
@@ -46,7 +50,7 @@ class AnyOrder(RuleBasedStateMachine):
     def open(self, number, batch, samples, minimum, held_out, budget, bad):
         self.world = World(
             samples, batch, held_out, 4, number, self.clip_norm,
-            minimum_peers=minimum, evaluate_every=2, upload_bytes=budget,
+            minimum_peers=minimum, evaluate_every=2, upload_bytes=budget, **self.strategy,
         )  # fmt: skip
         if bad:
             self.world.failing, self.world.poison = {5, 42}, {23}
@@ -106,7 +110,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(number=pick)
     def a_peer_fetches_the_parameters_again(self, number):
-        peers = [peer for peer in self.world.peers.values() if peer.connected and not peer.hung]
+        peers = [p for p in self.world.peers.values() if p.connected and not (p.hung or p.stopped)]
         if peers:
             peer = peers[number % len(peers)]
             peer.live = False
@@ -260,7 +264,47 @@ class AnyOrderManyHolders(AnyOrder):
             others[number % len(others)].hung = True
 
 
-@pytest.mark.parametrize("machine", [AnyOrder, AnyOrderManyHolders])
+STEPS = RoundRule(
+    "LocalUpdates", SGD(lr=0.7), work="steps", contribution="pseudo_gradient", inner_steps=5, inner_batch=4,
+    inner_optimizer=SGD(lr=0.1), quorum=0.5, grace=10.0, staleness=1,
+)  # fmt: skip
+EVERY = RoundRule("EveryStep", SGD(lr=0.1), target_batch=16)
+
+
+class AnyOrderOfSteps(AnyOrder):
+    """Rounds of steps: peers stop and go on, are late, and have data of their own."""
+
+    strategy: ClassVar[dict[str, object]] = {"rule": STEPS, "own_samples": 8}
+
+    @rule(number=pick, seconds=st.sampled_from([3.0, 30.0, 300.0]))
+    def a_peer_stops_for_a_while(self, number, seconds):
+        peers = [peer for peer in self.world.peers.values() if not peer.stopped]
+        if peers:
+            peer = peers[number % len(peers)]
+            peer.stopped = True
+            self.world.after(seconds, peer.go_on)
+
+    @rule(name=NAMES)
+    def a_peer_with_its_own_data_joins(self, name):
+        if name not in self.world.peers:
+            self.world.add_peer(name, own=100)
+
+
+class AnyOrderOfStrategies(AnyOrderOfSteps):
+    """The strategy changes, by hand and by a schedule."""
+
+    strategy: ClassVar[dict[str, object]] = {"rule": EVERY, "changes": (StrategyChange(3, STEPS),), "own_samples": 8}
+
+    @rule(steps=st.booleans(), ahead=st.sampled_from([1, 1, 3]), staleness=st.sampled_from([0, 1, 2]))
+    def the_strategy_changes(self, steps, ahead, staleness):
+        state = self.world.state
+        new = msgspec.structs.replace(STEPS, staleness=staleness) if steps else EVERY
+        change = StrategyChange(state.round.number + ahead, new)
+        before = tuple(old for old in state.changes if old.round < change.round)
+        self.world.handle(e.ChangeStrategy((*before, change), "ann"))
+
+
+@pytest.mark.parametrize("machine", [AnyOrder, AnyOrderManyHolders, AnyOrderOfSteps, AnyOrderOfStrategies])
 def test_any_order(machine):
     print(f"HYPOTHESIS_SEED={SEED}")
     deep = os.environ.get("HYPOTHESIS_PROFILE") == "deep"

@@ -8,6 +8,7 @@ each of them.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 
@@ -19,7 +20,7 @@ from jupyter_swarm.decisions.reducer import handle
 from jupyter_swarm.decisions.state import Piece, State, new_state
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.records import RoundRecord, ShardDigest
-from jupyter_swarm.protocol.rules import SGD, RoundRule, SessionSettings
+from jupyter_swarm.protocol.rules import SGD, RoundRule, SessionSettings, StrategyChange
 from tests.decisions.rules import Rules
 
 OWN = "own"
@@ -41,6 +42,8 @@ class World:
         shards: int = 4,
         seed: int = 0,
         clip_norm: float = 0.0,
+        rule: RoundRule | None = None,
+        changes: tuple[StrategyChange, ...] = (),
         **settings: float,
     ) -> None:
         self.now = 1000.0
@@ -48,7 +51,8 @@ class World:
         self.latency = (0.01, 0.2)
         self.samples, self.held_out, self.shards = samples, held_out, shards
         self.hard: set[int] = set()
-        self.rule = RoundRule("EveryStep", SGD(lr=0.1), target_batch=target, clip_norm=clip_norm)
+        self.rule = rule or RoundRule("EveryStep", SGD(lr=0.1), target_batch=target, clip_norm=clip_norm)
+        self.changes = changes
         self.settings = SessionSettings(**settings)  # type: ignore[arg-type]
         self.peers: dict[str, FakePeer] = {}
         self.holders: dict[str, FakeHolder] = {}
@@ -75,8 +79,9 @@ class World:
         self.generation += 1
         last = self.records[-1] if self.records else None
         self.state = new_state(
-            "cs101", self.rule, self.settings, self.samples, self.held_out, self.shards, self.generation, last
-        )
+            "cs101", self.rule, self.settings, self.samples, self.held_out, self.shards, self.generation, last,
+            self.changes,
+        )  # fmt: skip
         self.generations.append((msgspec.json.encode(self.state), [], []))
         for member in [*self.peers.values(), *self.holders.values()]:
             member.disconnect()
@@ -86,6 +91,7 @@ class World:
     def restart(self) -> None:
         """The server is killed and starts again; so is its own holder."""
         self.settings = self.state.next_settings or self.state.settings
+        self.changes = self.state.changes
         self.holders.pop(OWN).disconnect()
         self.start()
 
@@ -258,7 +264,8 @@ class Member:
         self.connected = True
         self.generation = self.world.generation
         role = "peer" if isinstance(self, FakePeer) else "holder"
-        self.world.handle(e.MemberJoined(self.id, role, self.id))  # type: ignore[arg-type]
+        own = getattr(self, "own", 0)
+        self.world.handle(e.MemberJoined(self.id, role, self.id, own_samples=own))  # type: ignore[arg-type]
         if self.connected:
             self.welcome()
 
@@ -296,14 +303,17 @@ class Member:
 
 class FakePeer(Member):
     """A peer. `speed` in samples per second, `bandwidth` in bytes per second; `breaks`: no lease succeeds here;
-    `lies`: what it sends is not what it announces."""
+    `lies`: what it sends is not what it announces; `own`: so many samples of its own; `stopped`: it does nothing until
+    it goes on, and nobody notices."""
 
     def __init__(self, world: World, id_: str, speed: float) -> None:
         super().__init__(world, id_)
         self.speed = speed
         self.bandwidth = 1e6
         self.bytes = 1000
-        self.breaks = self.lies = self.silent = self.paused = False
+        self.breaks = self.lies = self.silent = self.paused = self.stopped = False
+        self.own = 0
+        self.missed: list[m.Message] = []
         self.live = False
         self.version = -1
         self.key = 0
@@ -312,7 +322,8 @@ class FakePeer(Member):
         self._task = 0
 
     def welcome(self) -> None:
-        self.live = False
+        self.live = self.stopped = False
+        self.missed = []
         self._forget()
         self._sync()
 
@@ -329,8 +340,16 @@ class FakePeer(Member):
         if not self.paused:
             self.say(m.WantWork(self.generation, self.version))
 
+    def go_on(self) -> None:
+        """It was stopped, and is no longer: whatever came meanwhile is there."""
+        self.stopped = False
+        missed, self.missed = self.missed, []
+        for message in missed:
+            self.receive(message)
+
     def _forget(self) -> None:
         self.leases: list[m.LeaseGrant] = []
+        self.computing: m.LeaseGrant | None = None
         self.attempt = (0, 0)
         self.announced = 0
         self.upload = 0
@@ -349,10 +368,15 @@ class FakePeer(Member):
     def receive(self, message: m.Message) -> None:
         if getattr(message, "generation", self.generation) != self.generation:
             return
+        if self.stopped:
+            self.missed.append(message)
+            return
         match message:
             case m.LeaseGrant():
                 assert message.round == self.version + 1, "work is for the version that the peer has"
                 self._compute(message)
+            case m.ContributeNow() if self.computing is not None:
+                self._stop_early(message)
             case m.ContributeNow():
                 self._announce(message)
             case m.Grant():
@@ -360,16 +384,35 @@ class FakePeer(Member):
             case m.Accepted() | m.Dropped() if message.key == self.announced:
                 self.announced = self.upload = 0
             case m.Abort():
-                if (message.round, message.attempt) == self.attempt:
+                if (message.round, message.attempt) == self.attempt or self._steps(message.round):
                     self._forget()
                 self._task += 1
                 self._want_work()
             case m.Commit() if message.round == self.version + 1:
-                self._forget()
+                if not self._steps(message.round):
+                    self._forget()
                 self.version += 1
                 self._want_work()
             case _:
                 pass
+
+    def _steps(self, round: int) -> bool:
+        return self.world.state.rule_of(round).work == "steps"
+
+    def _stop_early(self, call: m.ContributeNow) -> None:
+        """Others wait: end with the step under way, and contribute what there is."""
+        lease, batch = self.computing, self.world.state.rule_of(call.round).inner_batch
+        assert lease is not None
+        steps = math.ceil((self.world.now - self.began) * self.speed / batch)
+        self._task += 1
+        task, until = self._task, self.began + steps * batch / self.speed
+
+        def stop() -> None:
+            if task == self._task:
+                self._done(lease, min(steps * batch, lease.stop - lease.start))
+                self._announce(call)
+
+        self.soon(max(until - self.world.now, 0.0), stop)
 
     def _compute(self, lease: m.LeaseGrant) -> None:
         if self.attempt != (lease.round, lease.attempt):
@@ -377,14 +420,36 @@ class FakePeer(Member):
             self.attempt = (lease.round, lease.attempt)
         if lease.kind == "train":
             self._task += 1
+            if self._steps(lease.round):
+                self.computing, self.began = lease, self.world.now
         task = self._task
         self.soon(
             (lease.stop - lease.start) / self.speed,
             lambda: self._done(lease) if task == self._task or lease.kind == "evaluate" else None,
         )
 
-    def _done(self, lease: m.LeaseGrant) -> None:
+    def _made_steps(self, lease: m.LeaseGrant, count: int) -> None:
+        self.computing = None
+        batch = self.world.state.rule_of(lease.round).inner_batch
+        bad = self.world.failing if not lease.own else set()
+        failing = [p for p in range(lease.start, lease.start + count) if p % self.world.samples in bad]
+        failed = "its loss is nan" if self.breaks or failing else ""
+        if failed:
+            count = 0 if self.breaks else (failing[0] - lease.start) // batch * batch
+        if count:
+            self.leases.append(msgspec.structs.replace(lease, stop=lease.start + count))
+        self.computed += count
+        self.say(m.LeaseDone(self.generation, lease.lease, failed, computed=count))
+        self._want_work()
+
+    def _done(self, lease: m.LeaseGrant, part: int = -1) -> None:
+        if self.stopped:
+            self.world.after(1.0, lambda: self._done(lease, part) if self.computing is lease else None)
+            return
         count = lease.stop - lease.start
+        if lease.kind == "train" and self._steps(lease.round):
+            self._made_steps(lease, count if part < 0 else part)
+            return
         inside = {position % self.world.samples for position in range(lease.start, lease.stop)}
         failed = "its loss is nan" if self.breaks or inside & self.world.failing else ""
         if lease.kind == "evaluate":
@@ -400,13 +465,14 @@ class FakePeer(Member):
     def _announce(self, call: m.ContributeNow) -> None:
         if (call.round, call.attempt) != self.attempt or not self.leases or self.silent:
             return
+        base = self.leases[0].round - 1 if self._steps(call.round) else self.version
         self.key += 1
         self.announced = self.key
         weight = sum(lease.stop - lease.start for lease in self.leases)
         leases = tuple(lease.lease for lease in self.leases)
         self.say(
             m.Announce(
-                self.generation, call.round, call.attempt, self.key, self.version, leases,
+                self.generation, call.round, call.attempt, self.key, base, leases,
                 {"gradient": self._norm(self.leases)}, 1.0 * weight, weight, self.bytes,
             )
         )  # fmt: skip
