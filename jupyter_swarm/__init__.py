@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .peer.api import host as host
     from .peer.api import join as join
     from .peer.api import train as train
+    from .peer.checkpoints import Checkpoint as Checkpoint
+    from .peer.checkpoints import open_checkpoint as open_checkpoint
+    from .peer.comparing import compare as compare
     from .peer.recipe import Data as Data
     from .peer.recipe import Recipe as Recipe
     from .peer.recipe import load_recipe as load_recipe
@@ -32,6 +35,7 @@ __version__ = "0.1.0"
 # Public name -> where it lives, relative to this package; the imports above say the same to type checkers.
 _EXPORTS = {
     "AdamW": ".optim",
+    "Checkpoint": ".peer.checkpoints",
     "Data": ".peer.recipe",
     "EveryStep": ".strategies",
     "LocalUpdates": ".strategies",
@@ -42,9 +46,11 @@ _EXPORTS = {
     "Sophia": ".optim",
     "WarmStart": ".strategies",
     "Windows": ".peer.windows",
+    "compare": ".peer.comparing",
     "host": ".peer.api",
     "join": ".peer.api",
     "load_recipe": ".peer.recipe",
+    "open_checkpoint": ".peer.checkpoints",
     "train": ".peer.api",
 }
 

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import safetensors.torch
 
 from ..link.memory import keep_buffers
 from ..protocol.errors import SessionError, SettingError, SwarmError
 from ..protocol.invites import Invite, parse_invite
-from ..protocol.rules import SessionSettings, SessionSpec, check_spec
-from ..shards.vector import FlatVector
-from ..strategies import rules_of
+from ..protocol.rules import SessionSettings
 from .alone import Training
+from .checkpoints import Checkpoint, open_checkpoint
 from .client import Client
 from .compute import Computer, prepare
 from .consent import agree_to
+from .founding import open_session
 from .identity import Identity
 from .progress import Line
 from .recipe import Recipe, load_recipe
@@ -41,20 +40,23 @@ def host(
     train: bool = True,
     server: str | None = None,
     wait: bool = False,
+    start: Checkpoint | str | Path | None = None,
     **settings: Any,
 ) -> Session:
     """Open a session on the server that started this kernel, or on `server` (its URL with ?token=…).
 
     recipe: one with a source text, the name of a ready one, or the path of a .py file. name: the session's. train:
-    whether this kernel is a peer too. wait: show progress until the session has finished. settings: fields of
-    `SessionSettings`. Raises `LinkError` without a server, `RecipeError`, `LayoutError`, `SettingError`.
+    whether this kernel is a peer too. wait: show progress until the session has finished. start: the checkpoint, or its
+    folder, whose parameters the session goes on from. settings: fields of `SessionSettings`. Raises `LinkError` without
+    a server, `RecipeError`, `LayoutError` (also for a checkpoint of another model), `SettingError`, `CheckpointError`.
     """
     recipe = _recipe_of(recipe)
     client = Client.of_owner(server)
     chosen = _settings_of(recipe, rounds, settings)
     agreed = recipe.sha256
+    first = open_checkpoint(start) if isinstance(start, (str, Path)) else start
     computer = prepare(recipe, chosen.seed)
-    session = _open(client, recipe, name or recipe.name, chosen, computer)
+    session = open_session(client, recipe, name or recipe.name, chosen, computer, first)
     if not train:
         opened = Session(session, recipe, client, computer, Record(session), None)
         _sessions[client.server, session] = opened
@@ -135,25 +137,6 @@ def _settings_of(recipe: Recipe, rounds: int | None, settings: dict[str, Any]) -
         return msgspec.convert(chosen, SessionSettings)
     except msgspec.ValidationError as error:
         raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
-
-
-def _open(client: Client, recipe: Recipe, name: str, settings: SessionSettings, computer: Computer) -> str:
-    rule, changes = rules_of(recipe.strategy, recipe.optimizer, recipe.predictions)
-    spec = SessionSpec(
-        name=name,
-        recipe=recipe.sha256,
-        layout_digest=computer.layout.digest,
-        rule=rule,
-        changes=changes,
-        settings=settings,
-        samples=computer.samples[0],
-        held_out=computer.samples[1],
-        initial="",
-    )
-    check_spec(spec)
-    client.put_blob(recipe.source.encode())
-    first = safetensors.torch.save(FlatVector.of(computer.layout, computer.model).tensors())
-    return client.open(msgspec.structs.replace(spec, initial=client.put_blob(first)), computer.layout)
 
 
 def _enter(invite: Invite, recipe: Recipe, agreed: str, client: Client, computer: Computer, name: str) -> Session:

@@ -177,6 +177,19 @@ class Client:
         """All metrics of a session: version, member ('': all together), name, mean, count."""
         return self._pages(f"sessions/{session}/metrics", "metrics", -1)
 
+    def checkpoints(self, session: str) -> list[dict[str, Any]]:
+        """All checkpoints of a session: number, name, version, created, sha256 and manifest."""
+        found: list[dict[str, Any]] = self._ask("GET", f"sessions/{session}/checkpoints")["checkpoints"]
+        return found
+
+    def make_checkpoint(self, session: str, name: str) -> dict[str, Any]:
+        """Have the version that stands written; returns what `checkpoints` says of it once it is."""
+        return self._ask("POST", f"sessions/{session}/checkpoints", msgspec.json.encode({"name": name}))
+
+    def delete_checkpoint(self, session: str, number: int) -> None:
+        """Remove a checkpoint from the server."""
+        self._ask("DELETE", f"sessions/{session}/checkpoints/{number}")
+
     def socket_url(self, session: str) -> str:
         """Where peers of a session connect."""
         return f"ws{self.server.removeprefix('http')}/swarm/api/sessions/{session}/peer"

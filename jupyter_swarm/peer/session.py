@@ -10,6 +10,7 @@ import torch
 from ..protocol.errors import InviteError, RecipeError, SessionError, SwarmError
 from ..protocol.invites import Invite, Role
 from ..strategies import Strategy
+from .checkpoints import Checkpoint, checkpoint_of, checkpoints_of
 from .client import Client
 from .compute import Computer
 from .progress import Line
@@ -139,6 +140,19 @@ class Session:
                 self.pause()
                 print("Training on this kernel is paused; the session lives. resume() goes on.")
             return False
+
+    # --- what is kept of it
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Its checkpoints on the server, oldest first."""
+        return checkpoints_of(self._client, self.id)
+
+    def checkpoint(self, name: str = "") -> Checkpoint:
+        """Have the version that stands kept, for owner and instructors; returns when it is written.
+
+        Without a name it is called after its version. Raises `StoreError` if the server's disk does not take it.
+        """
+        return checkpoint_of(self._client, self.id, self._client.make_checkpoint(self.id, name))
 
     # --- the whole session, for its owner
 
