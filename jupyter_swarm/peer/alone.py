@@ -1,31 +1,43 @@
-"""Training a recipe here and alone: the batches and the arithmetic of a session, without a server."""
+"""Training a recipe here and alone: the batches and the arithmetic of a session with one peer, without a server."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..optim.torch_optimizer import RuleOptimizer
-from ..protocol.rules import RoundRule, check_target
+from ..protocol.layout import Stream
+from ..protocol.rules import RoundRule, SessionSettings, Sophia, check_rule, rule_of
+from ..shards.gradients import GradientSum, places_in
 from ..shards.vector import FlatVector
-from .compute import Computer, prepare
+from ..strategies import rules_of
+from .compute import Computer, LossSum, prepare
 from .recipe import Recipe
 
 
 class Training:
-    """A recipe on its way. `history` and `evaluations` are as those of a session."""
+    """A recipe on its way.
+
+    entries: of each round its number, strategy, loss (mean), loss_sum, loss_count, samples, samples_done, seconds,
+    learning_rate, inner_learning_rate, steps (inner ones) and contributions, as in the record of a session's round.
+    evaluations: as those of a session.
+    """
 
     def __init__(self, recipe: Recipe, say: Callable[[str], None] = print) -> None:
         self.recipe = recipe
-        self.history: list[dict[str, Any]] = []
+        self.entries: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
-        self._rule: RoundRule = recipe.strategy.rule(recipe.optimizer)
+        self.samples_done = 0
+        self._rules = rules_of(recipe.strategy, recipe.optimizer, recipe.predictions)
         self._computer: Computer = prepare(recipe, recipe.seed, say)
-        check_target(self._rule.target_batch, self._computer.samples[0])
-        self._optimizer = RuleOptimizer(self.model.parameters(), self._rule.optimizer)
-        self._computer.sum.start(self._view())
+        for rule in (self._rules[0], *(change.rule for change in self._rules[1])):
+            check_rule(rule, SessionSettings(), self._computer.samples[0])
+        self._rule: RoundRule | None = None
+        self._optimizer: RuleOptimizer
+        self._begun = FlatVector(self._computer.layout, ())
 
     @property
     def model(self) -> torch.nn.Module:
@@ -35,30 +47,37 @@ class Training:
     @property
     def round(self) -> int:
         """Rounds done."""
-        return len(self.history)
+        return len(self.entries)
 
     def step(self) -> dict[str, Any]:
-        """One round; returns its entry in `history`. Raises `LeaseFailed`, and then has changed nothing."""
-        start = self.round * self._rule.target_batch
-        loss = self._computer.gradient(start, start + self._rule.target_batch)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad.div_(loss.samples)
-        if self._rule.clip_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, self._rule.clip_norm)
-        rate = self._rule.optimizer.lr * self._rule.optimizer.schedule.factor(start)
+        """One round; returns its entry. Raises `LeaseFailed`, and then the model is as before."""
+        since = time.monotonic()
+        rule = self._follow()
+        inner = rule.inner_optimizer
+        inner_rate = inner.lr * inner.schedule.factor(self.samples_done) if inner else 0.0
+        loss, steps = self._steps(rule, inner_rate) if inner else (self._gradient(rule), 0)
+        if rule.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._computer.worker.parameters, rule.clip_norm)
+        rate = rule.optimizer.lr * rule.optimizer.schedule.factor(self.samples_done)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
+        self.samples_done += loss.samples
         entry = {
             "round": self.round + 1,
+            "strategy": rule.strategy,
             "loss": loss.total / loss.samples,
+            "loss_sum": loss.total,
+            "loss_count": loss.samples,
+            "samples": loss.samples,
+            "samples_done": self.samples_done,
+            "seconds": time.monotonic() - since,
             "learning_rate": rate,
-            "samples_done": start + loss.samples,
+            "inner_learning_rate": inner_rate,
+            "steps": steps,
             "contributions": 1,
         }
-        self.history.append(entry)
+        self.entries.append(entry)
         return entry
 
     def evaluate(self) -> dict[str, float]:
@@ -66,7 +85,8 @@ class Training:
         count = self._computer.samples[1]
         if not count:
             return {}
-        sums, _ = self._computer.evaluate(self._view(), 0, count)
+        view = FlatVector.of(self._computer.layout, self.model)
+        sums, _ = self._computer.evaluate(view, 0, count)
         means = {name: value / count for name, value in sums.items()}
         self.evaluations.append({"round": self.round, "count": count, **means})
         return means
@@ -87,9 +107,66 @@ class Training:
             each("  ".join(shown + [f"held-out {name} {value:.4g}" for name, value in metrics.items()]))
         return self
 
-    def _view(self) -> FlatVector:
-        return FlatVector.of(self._computer.layout, self.model)
+    def _follow(self) -> RoundRule:
+        """The rule of the next round, with the worker and the optimizer that it wants."""
+        rule = rule_of(*self._rules, self.round + 1)
+        self._computer.follow(rule, self.round + 1)
+        if rule != self._rule:
+            self._rule = rule
+            self._optimizer = RuleOptimizer(self._computer.worker.parameters, rule.optimizer)
+            streams = (Stream.PARAMETERS, Stream.BUFFER, Stream.COUNTER) if rule.work == "steps" else ()
+            self._begun = FlatVector(self._computer.layout, streams)
+        return rule
+
+    def _gradient(self, rule: RoundRule) -> LossSum:
+        """Leaves the mean gradient of the round's batch in `.grad`."""
+        work = self._computer.worker
+        # A vector of nothing: the sums begin again, the model stays.
+        work.start(self._begun)
+        loss = self._computer.gradient(self.samples_done, self.samples_done + rule.target_batch)
+        gradients = [parameter.grad for parameter in work.parameters]
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.div_(loss.samples)
+        if any(stream.stream == Stream.HESSIAN for stream in rule.streams_of(self.round + 1)):
+            assert isinstance(work, GradientSum)
+            assert isinstance(rule.optimizer, Sophia)
+            estimate = work.finish()[0].sections[Stream.HESSIAN].div(loss.samples).to(self._computer.device)
+            self._give(estimate)
+            self._optimizer.step_hessian(loss.samples * rule.predictions)
+            for parameter, gradient in zip(work.parameters, gradients, strict=True):
+                parameter.grad = gradient
+        return loss
+
+    @torch.no_grad()
+    def _steps(self, rule: RoundRule, learning_rate: float) -> tuple[LossSum, int]:
+        """Leaves the model as it was, but for its buffers, and in `.grad` how far the inner steps came."""
+        work = self._computer.worker
+        assert not isinstance(work, GradientSum)
+        self._begun.fill(self.model)
+        work.start(self._begun)
+        loss = LossSum()
+        stop = self.samples_done + rule.inner_steps * rule.inner_batch
+        try:
+            with torch.enable_grad():
+                for one in self._computer.steps(self.samples_done, stop, learning_rate):
+                    loss = loss.plus(one)
+            vector, _ = work.finish(self._begun)
+        except BaseException:
+            self._begun.copy_to(self.model)
+            raise
+        begun = places_in(self._begun.sections[Stream.PARAMETERS], self._computer.layout)
+        for parameter, value in zip(work.parameters, begun, strict=True):
+            parameter.copy_(value)
+        self._give(vector.sections[Stream.PARAMETERS].to(self._computer.device))
+        return loss, work.steps
+
+    def _give(self, section: torch.Tensor) -> None:
+        """Each parameter's part of a parameters' section becomes its `.grad`."""
+        work = self._computer.worker
+        for parameter, place in zip(work.parameters, places_in(section, self._computer.layout), strict=True):
+            parameter.grad = place.to(parameter.dtype)
 
     def __repr__(self) -> str:
-        last = f", loss {self.history[-1]['loss']:.4f}" if self.history else ""
+        last = f", loss {self.entries[-1]['loss']:.4f}" if self.entries else ""
         return f"<Training of {self.recipe.name}: {self.round} rounds{last}>"

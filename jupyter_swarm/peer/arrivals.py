@@ -17,7 +17,6 @@ from ..protocol.errors import ProtocolError, Refusal, SwarmError
 from ..protocol.frames import Header, Kind, read_header, session_tag
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule
-from ..shards.carried import packet_codecs
 from ..shards.incoming import PacketSet, SnapshotSet
 
 KEPT_BYTES = 1 << 30
@@ -32,12 +31,19 @@ class SnapshotArrived(NamedTuple):
 
 
 class Arrivals:
-    """Frames of one session. `post` is called, in the link's thread, when a snapshot is here."""
+    """Frames of one session. Both functions are called in the link's thread: `rule_of` for the rule by which a round's
+    packets come, `post` when a snapshot is here."""
 
-    def __init__(self, layout: Layout, rule: RoundRule, session: str, post: Callable[[SnapshotArrived], None]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        rule_of: Callable[[int], RoundRule | None],
+        session: str,
+        post: Callable[[SnapshotArrived], None],
+    ) -> None:
         self.session = session_tag(session)
         self._layout = layout
-        self._rule = rule
+        self._rule_of = rule_of
         self._post = post
         self._changed = threading.Condition()
         self._closed = False
@@ -48,8 +54,6 @@ class Arrivals:
         self._bytes: Counter[tuple[int, int]] = Counter()
         self._snapshot: SnapshotSet | None = None
         self._number = 0
-        codecs = packet_codecs(rule)
-        self._frames_a_round = sum(len(shard.chunks()) for shard in layout.shards if shard.stream in codecs)
 
     def reset(self, generation: int) -> None:
         """Forget everything; from now on frames of `generation` count."""
@@ -108,11 +112,14 @@ class Arrivals:
             if header.generation != self._generation or header.round <= self._done:
                 return
             if key not in self._packets:
-                self._packets[key] = PacketSet(self._layout, self._rule, self.session, self._generation, *key)
+                rule = self._rule_of(header.round)
+                if rule is None:
+                    return
+                self._packets[key] = PacketSet(self._layout, rule, self.session, self._generation, *key)
             self._packets[key].add(frame)
             self._received[key] += 1
             self._bytes[key] += len(frame)
-            half = self._received[key] == (self._frames_a_round + 1) // 2
+            half = self._received[key] == (self._packets[key].expected + 1) // 2
         if half:
             failpoints.reach("half-delivered")
 

@@ -1,51 +1,29 @@
-"""The numbers of a peer: gradients of training leases and metrics of evaluation leases, on this machine's device."""
+"""The numbers of a peer: gradients and steps of training leases, metrics of evaluation leases, on this machine."""
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
 
+import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..protocol.errors import RecipeError, Refusal, SettingError, SwarmError
+from ..optim.hessian import hutchinson_seed
+from ..protocol.errors import RecipeError, Refusal, SettingError
 from ..protocol.layout import Layout, Stream
-from ..shards.layout import layout_of
+from ..protocol.rules import RoundRule, Schedule, Sophia
+from ..shards.gradients import GradientSum
+from ..shards.layout import layout_of, shared_tensors
+from ..shards.pseudo_gradient import PseudoGradient
 from ..shards.vector import FlatVector
-from .data import EpochOrder, Samples, to_device
-from .recipe import Data, Recipe, describe
+from ..strategies import rules_of
+from ..strategies.workers import worker
+from .data import EpochOrder, Samples
+from .forward import Cancel, Cancelled, Forward, LeaseFailed, LossSum, OutOfMemory, never
+from .recipe import Data, Recipe
 
-Cancel = Callable[[], bool]
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-class LeaseFailed(SwarmError):
-    """A lease that cannot be computed here. It has left no trace."""
-
-
-class Cancelled(Exception):
-    """A lease that need not be computed any more. It has left no trace."""
-
-
-class LossSum(NamedTuple):
-    """Sum of the loss over so many samples."""
-
-    total: float = 0.0
-    samples: int = 0
-
-    def plus(self, other: LossSum) -> LossSum:
-        return LossSum(self.total + other.total, self.samples + other.samples)
-
-
-class _OutOfMemory(Exception):
-    pass
-
-
-def never() -> bool:
-    """Nothing cancels."""
-    return False
+__all__ = ["Cancel", "Cancelled", "Computer", "LeaseFailed", "LossSum", "never", "pick_device", "prepare"]
 
 
 def pick_device(name: str = "") -> torch.device:
@@ -74,11 +52,14 @@ def pick_device(name: str = "") -> torch.device:
 class Computer:
     """A recipe's model and data, ready to compute leases.
 
-    seed: the session's, from which the order of the samples follows. say: told what the user should know. `sum` holds
-    the gradients of the leases since its `start`. `data`: what the samples are of, with the recipe's files.
+    seed: the session's, from which the order of the samples follows. own: samples that stay with this peer. say: told
+    what the user should know. `worker` holds what was computed since its `start`. `data`: what the samples are of, with
+    the recipe's files.
     """
 
     data: Data
+
+    worker: GradientSum | PseudoGradient
 
     def __init__(
         self,
@@ -88,137 +69,207 @@ class Computer:
         parts: tuple[Samples, Samples],
         seed: int,
         say: Callable[[str], None] = lambda text: None,
+        own: Samples | None = None,
     ) -> None:
         self.layout = layout
-        self.device = next(model.parameters()).device
         self.model = model
-        self.micro_batch = recipe.micro_batch
-        self._recipe = recipe
+        self.device = next(model.parameters()).device
+        self.recipe = recipe
+        self.seed = seed
         self._train, self._held_out = parts
+        self._own = own or Samples(None)
         self.samples = (len(self._train), len(self._held_out))
-        self._order = EpochOrder(len(self._train), seed)
-        self.say = say
-        self.sum = recipe.strategy.worker(layout, self.model)
+        self.own_samples = len(self._own)
+        self._orders = {False: EpochOrder(self.samples[0], seed), True: EpochOrder(self.own_samples, seed)}
+        self._forward = Forward(recipe, model, say)
+        self._rule: RoundRule | None = None
+        self.follow(rules_of(recipe.strategy, recipe.optimizer, recipe.predictions)[0], 1)
 
-    def gradient(self, start: int, stop: int, cancelled: Cancel = never) -> LossSum:
-        """Add the gradient of the loss, summed over the samples at positions [start, stop), to `self.sum`.
+    @property
+    def micro_batch(self) -> int:
+        """Samples in one forward pass."""
+        return self._forward.micro_batch
 
-        cancelled: asked between micro-batches whether to give up. Raises `LeaseFailed` (an exception in recipe code,
-        a loss or gradient that is not finite) and `Cancelled`.
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Told what the user should know."""
+        return self._forward.say
+
+    @say.setter
+    def say(self, say: Callable[[str], None]) -> None:
+        self._forward.say = say
+
+    def follow(self, rule: RoundRule, round_: int) -> bool:
+        """Work from now on is for `round_`, by `rule`; whether `worker` is another one now, and must be started.
+
+        It stays, with the inner optimizer's moments, while that optimizer and what contributions are stay the same.
         """
-        indices = self._order.indices(start, stop)
-        while True:
-            self.sum.begin_lease()
-            try:
-                loss = self._backward(indices, cancelled)
-                self.sum.end_lease()
-                return loss
-            except _OutOfMemory:
-                self.sum.fail_lease()
-                self._halve_micro_batch()
-            except Refusal as error:
-                raise LeaseFailed(error.what, error.why, error.todo) from None
-            except BaseException:
-                self.sum.fail_lease()
-                raise
+        old, self._rule, self._round = self._rule, rule, round_
+        if old is not None and _work_of(old) == _work_of(rule):
+            return False
+        self.worker = worker(rule, self.layout, self.model)
+        return True
+
+    def gradient(self, start: int, stop: int, cancelled: Cancel = never, own: bool = False) -> LossSum:
+        """Add the gradient of the loss, summed over the samples at positions [start, stop), to what `worker` holds; and
+        the estimate of the Hessian, in a round that one is due in.
+
+        cancelled: asked between micro-batches whether to give up. own: positions count this peer's own samples. Raises
+        `LeaseFailed` (an exception in recipe code, a loss or gradient that is not finite) and `Cancelled`.
+        """
+        work = self.worker
+        if not isinstance(work, GradientSum):
+            raise TypeError("a round of steps has no gradients")
+        samples, indices = self._indices(start, stop, own)
+
+        def compute() -> LossSum:
+            loss = self._forward.backward(samples, indices, 1.0, cancelled)
+            if any(rule.stream == Stream.HESSIAN for rule in self._must_rule().streams_of(self._round)):
+                work.begin_hessian()
+                self._estimate(samples, indices, 1.0, cancelled, start, self._round)
+                work.end_hessian()
+            return loss
+
+        return self._whole(work.begin_lease, compute, work.end_lease, work.fail_lease)
+
+    def steps(
+        self, start: int, stop: int, learning_rate: float, cancelled: Cancel = never, own: bool = False
+    ) -> Iterator[LossSum]:
+        """Inner steps on the samples at positions [start, stop), `inner_batch` in each, the last one may have fewer.
+
+        Yields the loss of each step after it is made; whoever does not ask for more ends it there. Raises as `gradient`
+        does: the step that fails leaves no trace, those before it stand.
+        """
+        work = self.worker
+        if not isinstance(work, PseudoGradient):
+            raise TypeError("a round of samples has no steps")
+        batch = self._must_rule().inner_batch
+        for first in range(start, stop, batch):
+            samples, indices = self._indices(first, min(first + batch, stop), own)
+            yield self._step(work, samples, indices, first, learning_rate, cancelled)
 
     def evaluate(
         self, view: FlatVector, start: int, stop: int, cancelled: Cancel = never
     ) -> tuple[dict[str, float], int]:
         """Sums of the loss and of every metric over the held-out samples [start, stop), at `view`, and their number.
 
-        What training has under way (buffers, modes) is as before when it returns. Raises as `gradient` does.
+        What training has under way (parameters, buffers, modes) is then as before. Raises as `gradient` does.
         """
-        kept = FlatVector(self.layout, (Stream.BUFFER, Stream.COUNTER))
-        kept.fill(self.model)
+        kept = [(tensor, tensor.detach().clone()) for tensor in self._drifting()]
         modes = [(module, module.training) for module in self.model.modules()]
         view.copy_to(self.model)
         self.model.eval()
         try:
             while True:
                 try:
-                    return self._measure(torch.arange(start, stop), cancelled), stop - start
-                except _OutOfMemory:
-                    self._halve_micro_batch()
+                    return self._forward.measure(self._held_out, torch.arange(start, stop), cancelled), stop - start
+                except OutOfMemory:
+                    self._forward.shrink()
         finally:
-            kept.copy_to(self.model)
+            with torch.no_grad():
+                for tensor, value in kept:
+                    tensor.copy_(value)
             for module, training in modes:
                 module.training = training
 
-    def _backward(self, indices: torch.Tensor, cancelled: Cancel) -> LossSum:
-        self.model.train()
-        result = LossSum()
-        for batch, count in self._batches(self._train, indices, cancelled):
-            with _recipe_code():
-                loss = self._loss(batch)
-                value = _finite(float(loss.detach()), "loss")
-                torch.autograd.backward(loss.reshape(()) * count)
-            result = result.plus(LossSum(value * count, count))
-        return result
+    def _step(
+        self,
+        work: PseudoGradient,
+        samples: Samples,
+        indices: Tensor,
+        first: int,
+        learning_rate: float,
+        cancelled: Cancel,
+    ) -> LossSum:
+        def compute() -> LossSum:
+            if work.hessian_due:
+                work.begin_hessian()
+                self._estimate(samples, indices, 1.0 / len(indices), cancelled, first, first)
+                work.end_hessian(len(indices) * self._must_rule().predictions)
+            return self._forward.backward(samples, indices, 1.0 / len(indices), cancelled)
 
-    @torch.no_grad()
-    def _measure(self, indices: torch.Tensor, cancelled: Cancel) -> dict[str, float]:
-        functions = {"loss": self._recipe.loss, **self._recipe.metrics}
-        sums = dict.fromkeys(functions, 0.0)
-        for batch, count in self._batches(self._held_out, indices, cancelled):
-            for name, function in functions.items():
-                with _recipe_code():
-                    sums[name] += _finite(float(function(self.model, batch)), name) * count
-        return sums
+        return self._whole(work.begin_step, compute, lambda: work.end_step(learning_rate), work.fail_step)
 
-    def _loss(self, batch: Any) -> torch.Tensor:
-        loss = self._recipe.loss(self.model, batch)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise LeaseFailed(
-                "The recipe's loss() did not return a loss.",
-                "It must return the mean over the batch as one number that depends on the model's parameters.",
-            )
-        return loss
+    def _whole(
+        self,
+        begin: Callable[[], None],
+        compute: Callable[[], LossSum],
+        end: Callable[[], None],
+        fail: Callable[[], None],
+    ) -> LossSum:
+        """Compute something that is done as a whole or not at all, with less memory if it must be."""
+        while True:
+            begin()
+            try:
+                loss = compute()
+                end()
+                return loss
+            except OutOfMemory:
+                fail()
+                self._forward.shrink()
+            except Refusal as error:
+                # Whoever raised it has put everything back.
+                if not self._forward.scale_down():
+                    raise LeaseFailed(error.what, error.why, error.todo) from None
+            except BaseException:
+                fail()
+                raise
 
-    def _batches(self, samples: Samples, indices: torch.Tensor, cancelled: Cancel) -> Iterator[tuple[Any, int]]:
-        # Of about equal size: batch statistics of a short last piece would be poor, and of one sample impossible.
-        for piece in indices.tensor_split(-(-len(indices) // self.micro_batch)):
-            if cancelled():
-                raise Cancelled
-            with _recipe_code():
-                batch = to_device(samples.batch(piece), self.device)
-            yield batch, len(piece)
+    def _estimate(
+        self, samples: Samples, indices: Tensor, weight: float, cancelled: Cancel, position: int, occasion: int
+    ) -> None:
+        rule = self._must_rule()
+        sophia = rule.inner_optimizer or rule.optimizer
+        assert isinstance(sophia, Sophia)
+        seeds = _seed_of(self.seed, position), hutchinson_seed(self.seed, occasion)
+        self._forward.estimate(samples, indices, weight, cancelled, sophia, seeds, self.worker.parameters)
 
-    def _halve_micro_batch(self) -> None:
-        if self.micro_batch == 1:
-            raise LeaseFailed("The memory does not suffice for a single sample.", todo="Close other programs.")
-        self.micro_batch = max(1, self.micro_batch // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.say(f"The memory did not suffice: going on with micro-batches of {self.micro_batch} samples.")
+    def _indices(self, start: int, stop: int, own: bool) -> tuple[Samples, Tensor]:
+        return self._own if own else self._train, self._orders[own].indices(start, stop)
+
+    def _drifting(self) -> list[Tensor]:
+        """The model's tensors that may be others than the view's; parameters only while steps are made."""
+        shared = shared_tensors(self.model)
+        if isinstance(self.worker, PseudoGradient):
+            return list(shared.values())
+        moving = (Stream.BUFFER, Stream.COUNTER)
+        return [shared[spec.name] for spec in self.layout.tensors if spec.stream in moving]
+
+    def _must_rule(self) -> RoundRule:
+        assert self._rule is not None
+        return self._rule
 
 
-def prepare(recipe: Recipe, seed: int, say: Callable[[str], None] = lambda text: None, device: str = "") -> Computer:
-    """Build the recipe's model, load its data. Raises `RecipeError`, `LayoutError` for what cannot be trained."""
+def prepare(
+    recipe: Recipe,
+    seed: int,
+    say: Callable[[str], None] = lambda text: None,
+    device: str = "",
+    data: Data | None = None,
+    own: Data | None = None,
+) -> Computer:
+    """Build the recipe's model and take `data`, or load what the recipe says.
+
+    own: data whose train part stays with this peer. Raises `RecipeError`, `LayoutError` for what cannot be trained.
+    """
     model = recipe.build().to(pick_device(device))
-    data = recipe.load_data()
+    data = data or recipe.load_data()
     parts = Samples(data.train), Samples(data.held_out)
     if not len(parts[0]):
         raise RecipeError("The training data set is empty.", todo="Check what the recipe's data() returns as train.")
-    computer = Computer(recipe, layout_of(model), model, parts, seed, say)
+    computer = Computer(recipe, layout_of(model), model, parts, seed, say, Samples(own.train) if own else None)
     computer.data = data
     return computer
 
 
-@contextmanager
-def _recipe_code() -> Iterator[None]:
-    """Around recipe code: what it raises becomes `_OutOfMemory`, or a `LeaseFailed` that names the recipe's line."""
-    try:
-        yield
-    except LeaseFailed:
-        raise
-    except Exception as error:
-        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
-            raise _OutOfMemory from None
-        raise LeaseFailed(describe(error)) from error
+def _work_of(rule: RoundRule) -> tuple[object, ...]:
+    """What a worker is made for. The learning rate comes with each lease."""
+    inner = rule.inner_optimizer
+    if inner is not None:
+        inner = msgspec.structs.replace(inner, lr=0.0, schedule=Schedule())
+    return rule.contribution, inner, rule.inner_clip_norm
 
 
-def _finite(value: float, name: str) -> float:
-    if not math.isfinite(value):
-        raise LeaseFailed(f"The {name} is {value}.")
-    return value
+def _seed_of(seed: int, position: int) -> int:
+    digest = hashlib.sha256(f"estimate {seed} {position}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")

@@ -6,7 +6,8 @@ import queue
 import threading
 from typing import Literal, NamedTuple
 
-from ..protocol.messages import Abort, Commit, Resync, ToMember, Welcome
+from ..protocol.messages import Abort, Commit, ContributeNow, Resync, Strategy, ToMember, Welcome
+from ..protocol.rules import RoundRule, StrategyChange, rule_of
 from .arrivals import SnapshotArrived
 
 
@@ -38,20 +39,32 @@ class Leave(NamedTuple):
 
 Item = ToMember | SnapshotArrived | Lost | Ended | Pause | Resume | Leave
 
+Sign = Literal["voids evaluation", "voids steps", "voids gradients", "ends steps"]
 _VOIDS_ALL = (Welcome, Resync, Lost, Ended, Leave)
-_VOIDS_TRAINING = (*_VOIDS_ALL, Commit, Abort)
+_SIGNS: dict[Sign, tuple[type, ...]] = {
+    "voids evaluation": _VOIDS_ALL,
+    "voids steps": (*_VOIDS_ALL, Abort),
+    "voids gradients": (*_VOIDS_ALL, Abort, Commit),
+    "ends steps": (ContributeNow, Commit, Pause),
+}
 
 
 class Inbox:
-    """A queue that also says whether something in it makes the lease that is being computed pointless."""
+    """A queue that also tells, ahead of their turn, what items in it mean for the lease that is being computed, and by
+    which rules packets come that are received meanwhile."""
 
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._void = {"train": 0, "evaluate": 0}
+        self._signs: dict[Sign, int] = dict.fromkeys(_SIGNS, 0)
+        self._rules: tuple[RoundRule | None, tuple[StrategyChange, ...]] = (None, ())
 
     def put(self, item: Item) -> None:
         """Add `item`; from any thread."""
+        if isinstance(item, Welcome):
+            self._rules = (item.spec.rule, item.spec.changes)
+        elif isinstance(item, Strategy):
+            self._rules = (self._rules[0], item.changes)
         self._count(item, 1)
         self._items.put(item)
 
@@ -61,11 +74,16 @@ class Inbox:
         self._count(item, -1)
         return item
 
-    def voids(self, kind: Literal["train", "evaluate"]) -> bool:
-        """Whether an item that waits makes a lease of this kind void."""
-        return self._void[kind] > 0
+    def has(self, sign: Sign) -> bool:
+        """Whether an item that waits voids the lease under way, or ends it after the step under way."""
+        return self._signs[sign] > 0
+
+    def rule_of(self, round_: int) -> RoundRule | None:
+        """The rule of a round by all that was put, taken or not; None before a `Welcome`."""
+        first, changes = self._rules
+        return None if first is None else rule_of(first, changes, round_)
 
     def _count(self, item: Item, change: int) -> None:
         with self._lock:
-            self._void["train"] += change * isinstance(item, _VOIDS_TRAINING)
-            self._void["evaluate"] += change * isinstance(item, _VOIDS_ALL)
+            for sign, kinds in _SIGNS.items():
+                self._signs[sign] += change * isinstance(item, kinds)

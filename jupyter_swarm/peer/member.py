@@ -1,7 +1,8 @@
 """What a peer does in answer to each message: catch up, compute leases, contribute, apply commits.
 
 One thread calls everything here. Whatever carries another generation, round or attempt than the one under way is late
-and is ignored.
+and is ignored. A commit voids the gradients that are being computed, for they belong to the round before. It does not
+void steps: how far they have come is kept beside the view, and may count one round later.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
 from torch import nn
 
 from ..link import Upload
 from ..protocol import failpoints
-from ..protocol.errors import LayoutError, LinkError, RecipeError
+from ..protocol.errors import LayoutError, LinkError, RecipeError, Refusal
 from ..protocol.frames import Kind
 from ..protocol.messages import (
     Abort,
@@ -33,6 +35,7 @@ from ..protocol.messages import (
     Settings,
     SnapshotOffer,
     Status,
+    Strategy,
     Synced,
     ToMember,
     ViewDigest,
@@ -40,6 +43,8 @@ from ..protocol.messages import (
     WantWork,
     Welcome,
 )
+from ..protocol.rules import RoundRule
+from ..shards.gradients import GradientSum
 from ..shards.incoming import SnapshotSet
 from ..shards.outgoing import Envelope, FrameWriter, contribution_bytes, contribution_frames
 from ..shards.vector import FlatVector
@@ -64,10 +69,23 @@ class Port(Protocol):
 
 
 class _Contribution(NamedTuple):
-    """What was announced and is not decided."""
+    """What was announced and is not decided. base: the version that it was computed from. vector: None if what was
+    computed came out as no numbers, and the announcement said so."""
 
     key: int
-    vector: FlatVector
+    vector: FlatVector | None
+    base: int
+
+
+class _Work:
+    """What was computed since the last contribution: leases of one attempt at one round, all from version `base`."""
+
+    def __init__(self, base: int = -1) -> None:
+        self.base = base
+        self.attempt = (0, 0)
+        self.leases: list[int] = []
+        self.loss = LossSum()
+        self.steps = 0
 
 
 class Member:
@@ -88,17 +106,15 @@ class Member:
         self.paused = ""
         self.computer = computer
         self.view = FlatVector.of(welcome.layout, computer.model)
-        self.arrivals = Arrivals(welcome.layout, welcome.spec.rule, welcome.spec.session, inbox.put)
-        self._rule = welcome.spec.rule
+        self.arrivals = Arrivals(welcome.layout, inbox.rule_of, welcome.spec.session, inbox.put)
+        self._spec = welcome.spec
         self._inbox = inbox
         self._port = port
         self._record = record
         self._syncing = True
         self._offer: SnapshotOffer | None = None
         self._view_lock = threading.Lock()
-        self._leases: list[int] = []
-        self._loss = LossSum()
-        self._attempt = (0, 0)
+        self._work = _Work()
         self._fresh = False
         self._contribution: _Contribution | None = None
         self._upload: Upload | None = None
@@ -119,6 +135,7 @@ class Member:
             Evaluated: self._evaluated,
             Status: self._status,
             Settings: self._settings,
+            Strategy: self._strategy,
             Resync: lambda message: self._resync(message.reason),
         }
 
@@ -128,17 +145,27 @@ class Member:
         if handler is not None and getattr(message, "generation", 0) == self.generation:
             handler(message)
 
+    @property
+    def rule(self) -> RoundRule:
+        """The rule of the round that comes after the view's version."""
+        return self._spec.rule_of(self.version + 1)
+
     # --- catching up
 
     def welcome(self, welcome: Welcome) -> None:
         """A connection stands. Leases and contributions of an earlier one have gone back to the coordinator."""
-        if welcome.layout.digest != self.layout.digest or welcome.spec.rule != self._rule:
+        if welcome.layout.digest != self.layout.digest or welcome.spec.rule != self._spec.rule:
             raise LayoutError("The session on the server is another one now.", todo="Join again.")
+        self._spec = welcome.spec
         still_good = welcome.generation == self.generation and not self._syncing
         self.generation = welcome.generation
         settings = welcome.spec.settings
         self._record.set(
-            peer=welcome.peer, name=welcome.name, samples_done=welcome.samples_done, rounds=settings.rounds
+            peer=welcome.peer,
+            name=welcome.name,
+            samples_done=welcome.samples_done,
+            rounds=settings.rounds,
+            predictions=welcome.spec.rule.predictions,
         )
         if self.paused:
             self._port.send(Control("pause"))
@@ -208,16 +235,18 @@ class Member:
     def _lease(self, lease: LeaseGrant) -> None:
         if lease.round != self.version + 1:
             return
+        compute = self._evaluate if lease.kind == "evaluate" else self._train
         try:
-            done = self._evaluate(lease) if lease.kind == "evaluate" else self._train(lease)
-            self._failures = 0
+            with self._stopwatch.computing():
+                done = compute(lease)
         except Cancelled:
             return
         except LeaseFailed as error:
             done = LeaseDone(self.generation, lease.lease, failed=error.what)
             self._record.note(f"A lease failed on this peer: {error}")
-            self._failures += 1
+        self._failures = self._failures + 1 if done.failed else 0
         self._port.send(done)
+        self._tell_speed()
         if self._failures >= FAILURES:
             self.pause(f"its last {FAILURES} leases failed: {done.failed}")
         self._want_work()
@@ -227,74 +256,133 @@ class Member:
         self._record.set(state="paused" if self.paused else "waiting", reason=self.paused or reason)
 
     def _train(self, lease: LeaseGrant) -> LeaseDone:
-        if self._attempt != (lease.round, lease.attempt):
-            if self._leases or self._contribution is not None:
-                self._forget_work()
-            self._attempt = (lease.round, lease.attempt)
-        if not self._leases:
-            self._begin()
+        other_attempt = self._work.leases and self._work.attempt != (lease.round, lease.attempt)
+        if self._contribution is not None or other_attempt:
+            self._forget_work()
+        self._begin()
+        self._work.attempt = (lease.round, lease.attempt)
         self._record.set(state="training", reason="")
-        with self._stopwatch.computing(lease.stop - lease.start):
-            loss = self.computer.gradient(lease.start, lease.stop, lambda: self._inbox.voids("train"))
-        self._fresh = False
-        self._loss = self._loss.plus(loss)
-        self._leases.append(lease.lease)
+        if self.rule.work == "steps":
+            return self._steps(lease)
+        loss = self.computer.gradient(
+            lease.start, lease.stop, lambda: self._inbox.has("voids gradients"), own=lease.own
+        )
+        self._count(loss, steps=0)
+        self._work.leases.append(lease.lease)
         return LeaseDone(self.generation, lease.lease)
 
+    def _steps(self, lease: LeaseGrant) -> LeaseDone:
+        """Make the lease's steps, or those that there is time for. What is computed when a step fails stays."""
+        computed = 0
+        failed = ""
+        steps = self.computer.steps(
+            lease.start, lease.stop, lease.learning_rate, lambda: self._inbox.has("voids steps"), own=lease.own
+        )
+        try:
+            while computed < lease.stop - lease.start and not self._inbox.has("ends steps"):
+                loss = next(steps)
+                self._count(loss, steps=1)
+                computed += loss.samples
+                self._tell_speed()
+        except LeaseFailed as error:
+            failed = error.what
+            self._record.note(f"A step failed on this peer: {error}")
+        except Cancelled:
+            # Steps before this one have changed the model already.
+            self._forget_work()
+            raise
+        if computed:
+            self._work.leases.append(lease.lease)
+        return LeaseDone(self.generation, lease.lease, failed=failed, computed=computed)
+
+    def _count(self, loss: LossSum, steps: int) -> None:
+        self._fresh = False
+        self._work.loss = self._work.loss.plus(loss)
+        self._work.steps += steps
+        self._stopwatch.count(loss.samples, steps)
+
     def _evaluate(self, lease: LeaseGrant) -> LeaseDone:
-        with self._stopwatch.computing(0):
-            sums, count = self.computer.evaluate(
-                self.view, lease.start, lease.stop, lambda: self._inbox.voids("evaluate")
-            )
+        sums, count = self.computer.evaluate(
+            self.view, lease.start, lease.stop, lambda: self._inbox.has("voids evaluation")
+        )
         return LeaseDone(self.generation, lease.lease, sums=sums, count=count)
 
     def _begin(self) -> None:
-        """The live model gets the view's numbers, the sum of gradients is zero."""
-        if not self._fresh:
-            self.computer.sum.start(self.view)
+        """Unless something is computed already: the live model gets the view's numbers, nothing is summed."""
+        if self._work.leases:
+            return
+        other = self.computer.follow(self.rule, self.version + 1)
+        if other or not self._fresh:
+            self.computer.worker.start(self.view)
             self._fresh = True
+        self._work = _Work(self.version)
 
     def _forget_work(self) -> None:
         """The leases and the contribution under way are no longer this peer's."""
         self._end_upload()
         self._contribution = None
-        self._leases.clear()
-        self._loss = LossSum()
+        self._work = _Work()
         self._fresh = False
+
+    def _tell_speed(self) -> None:
+        report = self._stopwatch.report()
+        if report is not None:
+            self._port.send(report)
+            self._record.set(samples_per_second=report.samples_per_second, samples_here=self._stopwatch.done.samples)
 
     # --- contributing
 
     def _contribute(self, message: ContributeNow) -> None:
-        if (message.round, message.attempt) != self._attempt or not self._leases:
-            return
-        vector, norms = self.computer.sum.finish()
+        if (message.round, message.attempt) == self._work.attempt and self._work.leases:
+            self._announce()
+
+    def _announce(self) -> None:
+        """Make a contribution of what is computed."""
+        work = self._work
+        vector, norms = self._finish()
         self._key += 1
-        self._contribution = _Contribution(self._key, vector)
+        self._contribution = _Contribution(self._key, vector, work.base)
+        round_, attempt = work.attempt
+        size = contribution_bytes(self.layout, self._spec.rule_of(round_), round_)
         announcement = Announce(
-            self.generation, message.round, message.attempt, self._key, self.version, tuple(self._leases), norms,
-            self._loss.total, self._loss.samples, contribution_bytes(self.layout, self._rule),
+            self.generation, round_, attempt, self._key, work.base, tuple(work.leases), norms, work.loss.total,
+            work.loss.samples, size, work.steps,
         )  # fmt: skip
-        self._leases.clear()
-        self._loss = LossSum()
+        self._work = _Work()
         self._fresh = False
         self._idle("its contribution waits for its turn to be sent")
         self._port.send(announcement)
 
+    def _finish(self) -> tuple[FlatVector | None, dict[str, float]]:
+        worker = self.computer.worker
+        try:
+            return worker.finish() if isinstance(worker, GradientSum) else worker.finish(self.view)
+        except Refusal as error:
+            # An announcement without norms is refused, and its leases go back.
+            self._record.note(str(error))
+            return None, {}
+
     def _granted(self, grant: Grant) -> None:
         if self._contribution is None or grant.key != self._contribution.key or self._upload is not None:
             return
-        envelope = Envelope(Kind.CONTRIBUTION, self.arrivals.session, self.generation, grant.round, grant.number)
         vector = self._contribution.vector
-        frames = contribution_frames(self._writer, envelope, vector, self._rule)
+        if vector is None:
+            return
+        envelope = Envelope(Kind.CONTRIBUTION, self.arrivals.session, self.generation, grant.round, grant.number)
+        frames = contribution_frames(self._writer, envelope, vector, self._spec.rule_of(grant.round))
         half = sum(len(shard.chunks()) for shard in self.layout.trained_shards) // 2
         self._idle("sending its contribution")
         self._upload = self._port.send_frames(_reaching_half(half, frames))
 
     def _accepted(self, message: Accepted) -> None:
-        if self._contribution is not None and message.key == self._contribution.key:
-            self._end_upload()
-            self._contribution = None
-            self._idle("waiting for the other peers")
+        if self._contribution is None or message.key != self._contribution.key:
+            return
+        late = self._contribution.base < self.version
+        self._end_upload()
+        self._contribution = None
+        self._idle("waiting for the other peers")
+        if late:
+            self._begin()
 
     def _dropped(self, message: Dropped) -> None:
         if self._contribution is not None and message.key == self._contribution.key:
@@ -320,14 +408,34 @@ class Member:
         if packets is None or commit.round != self.version + 1:
             self._resync(f"the packets of round {commit.round} are not all here.")
             return
-        self._forget_work()
+        self._keep_late(commit.round)
         with self._view_lock:
             packets.apply(self.view)
             self.version = commit.round
         self._resyncs = 0
         # What follows is done while the answer is on its way.
         self._want_work()
-        self._begin()
+        if self._contribution is None:
+            self._begin()
+        self._add_round(commit)
+        self._tell_speed()
+        shard = self.layout.shards[commit.digest_shard]
+        self._port.send(ViewDigest(self.generation, self.version, shard.index, self.view.digest(shard)))
+
+    def _keep_late(self, round_: int) -> None:
+        """Before the view becomes that of `round_`: what this peer has computed can still count if it is steps."""
+        now, next_ = self._spec.rule_of(round_), self._spec.rule_of(round_ + 1)
+        if now.work == next_.work == "steps" and next_.staleness and now.contribution == next_.contribution:
+            if self._work.leases:
+                self._announce()
+            self._work = _Work()
+            self._fresh = False
+        else:
+            self._forget_work()
+
+    def _add_round(self, commit: Commit) -> None:
+        here = self._stopwatch.lap()
+        strategy = self._spec.rule_of(commit.round).strategy
         self._record.add_round(
             {
                 "round": commit.round,
@@ -335,25 +443,31 @@ class Member:
                 "learning_rate": commit.learning_rate,
                 "samples_done": commit.samples_done,
                 "contributions": commit.contributions,
+                "strategy": strategy,
+                "samples": here.samples,
+                "steps": here.steps,
+                "computing": here.computing,
+                "waiting": here.waiting,
             }
         )
-        report = self._stopwatch.report()
-        if report is not None:
-            self._port.send(report)
-        self._record.set(samples_here=self._stopwatch.samples)
-        shard = self.layout.shards[commit.digest_shard]
-        self._port.send(ViewDigest(self.generation, self.version, shard.index, self.view.digest(shard)))
+        self._record.set(samples_here=self._stopwatch.done.samples, strategy=strategy)
 
     def _abort(self, abort: Abort) -> None:
         self.arrivals.drop(abort.round, abort.attempt)
-        if (abort.round, abort.attempt) == self._attempt:
-            self._forget_work()
+        # All leases have gone back, those of a contribution that is a round late too.
+        self._forget_work()
         self._record.note(f"Round {abort.round} starts again: {abort.reason}.")
         self._want_work()
 
     def _status(self, message: Status) -> None:
         if not self._syncing and not self.paused:
             self._record.set(state=message.state, reason=message.reason)
+
+    def _strategy(self, message: Strategy) -> None:
+        self._spec = msgspec.structs.replace(self._spec, changes=message.changes)
+        for change in message.changes:
+            if change.round > self.version:
+                self._record.note(f"From round {change.round} on: {change.rule.strategy}.")
 
     def _settings(self, message: Settings) -> None:
         self._record.set(rounds=message.settings.rounds)

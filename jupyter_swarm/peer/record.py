@@ -14,7 +14,10 @@ _NOTES = 50
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What is going on, for people; `state` is for programs. `reason` says why nothing moves when nothing does."""
+    """What is going on, for people; `state` is for programs. `reason` says why nothing moves when nothing does.
+
+    samples_per_second: of this peer, lately; predictions: how many of them a sample has (tokens in a window of text).
+    """
 
     state: State = "connecting"
     reason: str = ""
@@ -25,6 +28,9 @@ class Status(msgspec.Struct, frozen=True):
     rounds: int = 0
     samples_done: int = 0
     samples_here: int = 0
+    samples_per_second: float = 0.0
+    predictions: int = 1
+    strategy: str = ""
     loss: float | None = None
     metrics: dict[str, float] = {}
     device: str = ""
@@ -37,6 +43,10 @@ class Status(msgspec.Struct, frozen=True):
         if self.loss is not None:
             parts.append(f"loss {self.loss:.4f}")
         parts += [f"held-out {name} {value:.4g}" for name, value in self.metrics.items()]
+        if self.samples_per_second:
+            unit = "tokens" if self.predictions > 1 else "samples"
+            speed = self.samples_per_second * self.predictions
+            parts.append(f"{speed:,.{0 if speed >= 10 else 2}f} {unit}/s")
         reason = self.reason.partition("\n")[0]
         parts.append(f"{self.state}: {reason}" if reason else self.state)
         return "  ".join(parts)
@@ -62,7 +72,8 @@ class Record:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One entry for each round that was seen: round, loss, learning_rate, samples_done, contributions."""
+        """One entry for each round that was seen: round, loss, learning_rate, samples_done, contributions, strategy;
+        and of this peer alone, since the round before: samples, steps (inner ones), computing and waiting (seconds)."""
         with self._changed:
             return list(self._history)
 

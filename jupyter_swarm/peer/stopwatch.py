@@ -1,10 +1,11 @@
-"""How fast this peer is, as it reports to those who watch."""
+"""How fast this peer is: for those who watch, and round by round."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import psutil
 
@@ -13,38 +14,75 @@ from ..protocol.messages import Progress
 _EVERY_SECONDS = 2.0
 
 
+class Done(NamedTuple):
+    """What was done in some time: samples whose gradients were computed, inner steps, seconds computing, seconds."""
+
+    samples: int = 0
+    steps: int = 0
+    computing: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Seconds in which nothing was computed."""
+        return max(self.seconds - self.computing, 0.0)
+
+    def minus(self, other: Done) -> Done:
+        return Done(
+            self.samples - other.samples,
+            self.steps - other.steps,
+            self.computing - other.computing,
+            self.seconds - other.seconds,
+        )
+
+
 class Stopwatch:
-    """Seconds spent computing and waiting. `samples` counts all samples whose gradients were computed."""
+    """Adds up what this peer does. `computing` goes around computations, `count` takes what they made."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.samples = 0
         self._clock = clock
-        self._since = clock()
-        self._samples_before = 0
+        self._start = clock()
+        self._samples = 0
+        self._steps = 0
         self._computing = 0.0
+        self._since: float | None = None
+        self._reported = Done()
+        self._lapped = Done()
+
+    @property
+    def done(self) -> Done:
+        """All since the beginning; of a computation under way what `count` was told."""
+        now = self._clock()
+        computing = self._computing + (0.0 if self._since is None else now - self._since)
+        return Done(self._samples, self._steps, computing, now - self._start)
 
     @contextmanager
-    def computing(self, samples: int) -> Iterator[None]:
-        """Around the computation of `samples` samples."""
-        start = self._clock()
+    def computing(self) -> Iterator[None]:
+        """Around a computation."""
+        self._since = start = self._clock()
         try:
             yield
-            self.samples += samples
         finally:
             self._computing += self._clock() - start
+            self._since = None
+
+    def count(self, samples: int, steps: int = 0) -> None:
+        """So many samples more, in so many inner steps."""
+        self._samples += samples
+        self._steps += steps
+
+    def lap(self) -> Done:
+        """What happened since the last lap."""
+        done = self.done
+        since, self._lapped = done.minus(self._lapped), done
+        return since
 
     def report(self) -> Progress | None:
         """What happened since the last report; None if that was less than two seconds ago."""
-        seconds = self._clock() - self._since
-        if seconds < _EVERY_SECONDS:
+        done = self.done
+        since = done.minus(self._reported)
+        if since.seconds < _EVERY_SECONDS:
             return None
-        report = Progress(
-            samples_per_second=(self.samples - self._samples_before) / seconds,
-            computing=self._computing,
-            waiting=max(seconds - self._computing, 0.0),
-            memory=psutil.Process().memory_info().rss,
-        )
-        self._since += seconds
-        self._samples_before = self.samples
-        self._computing = 0.0
-        return report
+        self._reported = done
+        memory = psutil.Process().memory_info().rss
+        return Progress(since.samples / since.seconds, since.computing, since.waiting, memory)

@@ -102,6 +102,7 @@ class Trainer:
             generation=member.generation if member else 0,
             version=member.version if member else -1,
             device=str(self._computer.device),
+            own_samples=self._computer.own_samples,
         )
 
     def _take_frame(self, frame: memoryview) -> None:

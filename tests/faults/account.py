@@ -109,11 +109,11 @@ def _error_of(room: Classroom, records: list[RoundRecord], view: FlatVector) -> 
     first = parameters.clone()
     velocity = torch.zeros_like(first)
     for record in records:
-        computer.sum.start(again)
+        computer.worker.start(again)
         for contributor in record.contributors:
             for start, stop in contributor.leases:
                 computer.gradient(start, stop)
-        gradient = computer.sum.finish()[0].sections[Stream.PARAMETERS] / record.samples
+        gradient = computer.worker.finish()[0].sections[Stream.PARAMETERS] / record.samples
         if rule.clip_norm:
             gradient *= min(1.0, rule.clip_norm / (float(gradient.norm()) + 1e-6))
         velocity = rule.optimizer.momentum * velocity + gradient

@@ -65,7 +65,7 @@ class Hostile:
         generation = self.welcome.generation
         view = FlatVector.of(self.room.layout, self.computer.model)
         self.say(m.Synced(generation, 0, view.digest_all()))
-        self.computer.sum.start(view)
+        self.computer.worker.start(view)
         self.leases: list[int] = []
         self.loss = 0.0
         self.samples = 0
@@ -77,7 +77,7 @@ class Hostile:
                 break
             if isinstance(message, m.LeaseGrant):
                 self._compute(message)
-        self.vector, self.norms = self.computer.sum.finish()
+        self.vector, self.norms = self.computer.worker.finish()
 
     def _compute(self, lease: m.LeaseGrant) -> None:
         done = m.LeaseDone(self.welcome.generation, lease.lease)

@@ -24,14 +24,16 @@ from jupyter_swarm.protocol.messages import (
     Message,
     Prepare,
     SnapshotOffer,
+    Strategy,
     WantSnapshot,
     Welcome,
 )
-from jupyter_swarm.protocol.rules import SessionSettings, SessionSpec
+from jupyter_swarm.protocol.rules import RoundRule, SessionSettings, SessionSpec, StrategyChange, rule_of
 from jupyter_swarm.shards.holder import Holder
 from jupyter_swarm.shards.incoming import PacketSet
 from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, value_frames
 from jupyter_swarm.shards.vector import FlatVector
+from jupyter_swarm.strategies import rules_of
 
 RECIPE = """
 import torch
@@ -100,6 +102,8 @@ class Desk:
         self.wire = Wire()
         self.record = Record(welcome.spec.session)
         self.inbox = Inbox()
+        self.inbox.put(welcome)
+        self.inbox.get()
         self.computer = prepare(recipe, welcome.spec.settings.seed, self.record.note)
         self.member = Member(self.wire, self.record, self.computer, welcome, self.inbox)
 
@@ -109,16 +113,16 @@ class Classroom:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.rule = recipe.strategy.rule(recipe.optimizer)
+        self.first, self.changes = rules_of(recipe.strategy, recipe.optimizer, recipe.predictions)
         computer = prepare(recipe, recipe.seed)
         self.layout = computer.layout
         self.spec = SessionSpec(
-            name="toy", recipe="0" * 64, layout_digest=self.layout.digest, rule=self.rule,
+            name="toy", recipe="0" * 64, layout_digest=self.layout.digest, rule=self.first,
             settings=SessionSettings(seed=recipe.seed, rounds=recipe.rounds), samples=computer.samples[0],
-            held_out=computer.samples[1], initial="", session="toy-1",
+            held_out=computer.samples[1], initial="", session="toy-1", changes=self.changes,
         )  # fmt: skip
         self.view = FlatVector.of(self.layout, computer.model)
-        self.holder = Holder(self.layout, self.rule, "toy-1")
+        self.holder = Holder(self.layout, self.first, "toy-1")
         shards = tuple(shard.index for shard in self.layout.shards)
         self.holder.load(self.view, shards)
         self.holder.adopt(Adopt(1, 0, 0, shards))
@@ -127,6 +131,19 @@ class Classroom:
         self.position = 0
         self._lease = 0
         self._number = 0
+
+    @property
+    def rule(self) -> RoundRule:
+        """The rule of the round under way."""
+        return rule_of(self.first, self.changes, self.version + 1)
+
+    def change(self, desk: Desk, *changes: StrategyChange) -> None:
+        """Another strategy for rounds to come."""
+        self.changes = changes
+        desk.inbox.put(Strategy(1, changes))
+        message = desk.inbox.get()
+        assert isinstance(message, Strategy)
+        desk.member.handle(message)
 
     def welcome(self, generation: int = 1) -> Welcome:
         return Welcome("peer-1", "Ann", "token", generation, self.version, self.spec, self.layout, 0)
@@ -154,12 +171,14 @@ class Classroom:
         envelope = Envelope(Kind.SNAPSHOT, self.tag, 1, self.version, number)
         return value_frames(FrameWriter(), envelope, self.view, chunks)
 
-    def lease(self, count: int, kind: str = "train", attempt: int = 1) -> LeaseGrant:
+    def lease(self, count: int, kind: str = "train", attempt: int = 1, own: bool = False) -> LeaseGrant:
         """The next `count` samples (of the held-out ones, the first)."""
         self._lease += 1
         start = 0 if kind == "evaluate" else self.position
         self.position += 0 if kind == "evaluate" else count
-        return LeaseGrant(1, self.version + 1, attempt, self._lease, kind, start, start + count)
+        inner = self.rule.inner_optimizer
+        rate = inner.lr if inner and kind == "train" else 0.0
+        return LeaseGrant(1, self.version + 1, attempt, self._lease, kind, start, start + count, rate, own)
 
     def train(self, desk: Desk, *counts: int, attempt: int = 1) -> None:
         """Lease after lease, all of which succeed."""
@@ -168,13 +187,22 @@ class Classroom:
             (done,) = desk.wire.take(LeaseDone)
             assert isinstance(done, LeaseDone)
             assert not done.failed
+            assert done.computed in (-1, count)
 
     def collect(self, desk: Desk, attempt: int = 1) -> tuple[int, int]:
         """Call for the contribution and stage it; returns (number, samples)."""
         desk.member.handle(ContributeNow(1, self.version + 1, attempt))
+        announce = self.announced(desk)
+        assert announce.base_version == self.version
+        return self.upload(desk, announce, attempt)
+
+    def announced(self, desk: Desk) -> Announce:
         (announce,) = desk.wire.take(Announce)
         assert isinstance(announce, Announce)
-        assert announce.base_version == self.version
+        return announce
+
+    def upload(self, desk: Desk, announce: Announce, attempt: int = 1) -> tuple[int, int]:
+        """Grant a contribution to the round under way, and stage it; returns (number, samples)."""
         self._number += 1
         self.holder.expect(Expect(1, self.version + 1, self._number))
         desk.member.handle(Grant(1, self.version + 1, attempt, announce.key, self._number, 5.0))
@@ -202,6 +230,7 @@ class Classroom:
             packets.add(frame)
         packets.apply(self.view)
         self.version += 1
+        self.holder.change_rule(self.rule)
         return frames
 
     def commit(self, attempt: int = 1) -> Commit:

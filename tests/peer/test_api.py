@@ -73,7 +73,7 @@ def test_one_peer_in_a_session_is_the_training_alone(server: Server) -> None:
     got = FlatVector.of(layout, session.model).sections[Stream.PARAMETERS]
     assert torch.linalg.vector_norm(got - expected) <= 1e-5 * torch.linalg.vector_norm(expected)
     assert [entry["round"] for entry in session.history] == list(range(1, 13))
-    for ours, theirs in zip(session.history, alone.history, strict=True):
+    for ours, theirs in zip(session.history, alone.entries, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     assert session.evaluations[-1]["round"] == 12
     assert session.evaluations[-1]["accuracy"] == pytest.approx(alone.evaluations[-1]["accuracy"])

@@ -327,7 +327,7 @@ def test_a_lease_that_fails_leaves_no_trace_and_says_why(bad: str) -> None:
     assert done.failed
     assert "failed on this peer" in desk.record.status.notes[-1]
     assert FlatVector.of(room.layout, desk.computer.model).digest_all() == before
-    assert not torch.isnan(desk.computer.sum.finish()[0].sections[Stream.PARAMETERS]).any()
+    assert not torch.isnan(desk.computer.worker.finish()[0].sections[Stream.PARAMETERS]).any()
     assert isinstance(desk.wire.sent[-1], WantWork)
 
 
