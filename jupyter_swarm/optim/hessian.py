@@ -52,7 +52,7 @@ def add_hutchinson(loss: Tensor, parameters: Sequence[Tensor], seed: int) -> Non
             [gradient for gradient, _ in pairs], parameters, [u for _, u in pairs], allow_unused=True
         )
     except (RuntimeError, NotImplementedError) as error:
-        if "derivative" not in str(error):
+        if not any(word in str(error) for word in ("derivative", "differentiate twice")):
             raise
         raise SettingError(
             "Hutchinson's estimate needs second derivatives, and an operation of the model has none.",

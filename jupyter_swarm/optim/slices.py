@@ -118,5 +118,6 @@ def _sophia(rule: Sophia, rates: Rates, gradient: Tensor, old: Slice, new: Slice
         new.slots[1].copy_(old.slots[1])
     curvature = torch.mul(old.slots[1], rule.rho, out=scratch).clamp_(min=rule.eps)
     step = torch.div(mean, curvature, out=scratch).clamp_(-1, 1)
-    torch.mul(old.parameters, 1 - rates.learning_rate * rates.weight_decay, out=new.parameters)
+    # Not a product with 1 - lr·λ: that factor's own rounding error in fp32 would add up over many small steps.
+    torch.add(old.parameters, old.parameters, alpha=-rates.learning_rate * rates.weight_decay, out=new.parameters)
     new.parameters.add_(step, alpha=-rates.learning_rate)

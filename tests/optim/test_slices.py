@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_swarm.optim import SGD, AdamW, Nesterov, OptimizerRule, slices
+from jupyter_swarm.optim import SGD, AdamW, Nesterov, OptimizerRule, Sophia, slices
 from jupyter_swarm.optim.slices import Rates, Slice, slot_names, update
 from jupyter_swarm.optim.torch_optimizer import RuleOptimizer
 
@@ -19,7 +19,8 @@ adamw_rules = st.builds(
     lambda lr, first, second, eps, decay: AdamW(lr, (first, second), eps, decay),
     st.floats(1e-4, 1e-2), st.floats(0.0, 0.95), st.floats(0.5, 0.999), st.sampled_from([1e-8, 1e-3]), decays,
 )  # fmt: skip
-rules = st.one_of(sgd_rules, adamw_rules)
+torch_rules = st.one_of(sgd_rules, adamw_rules)
+rules = st.one_of(torch_rules, st.builds(lambda lr, decay: Sophia(lr, weight_decay=decay), rates_of_learning, decays))
 
 
 def torch_optimizer(rule: OptimizerRule, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -34,7 +35,7 @@ def fresh(rule: OptimizerRule, parameters: torch.Tensor) -> Slice:
     return Slice(parameters.clone(), tuple(torch.zeros_like(parameters) for _ in slot_names(rule)))
 
 
-@given(rule=rules, count=st.integers(1, 70), seed=st.integers(0, 100))
+@given(rule=torch_rules, count=st.integers(1, 70), seed=st.integers(0, 100))
 @settings(max_examples=60, deadline=None)
 def test_thirty_steps_are_those_of_torch(rule: OptimizerRule, count: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
