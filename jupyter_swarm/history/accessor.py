@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FILL: dict[str, Any] = {"M": np.datetime64("NaT"), "f": math.nan, "i": 0, "b": False}
 
 
-@xr.register_dataset_accessor("swarm")
+@xr.register_dataset_accessor("swarm")  # type: ignore[no-untyped-call, untyped-decorator]
 class SwarmAccessor:
     """What can be asked of a history, or of several along `run`, beside what xarray knows."""
 
@@ -84,14 +84,15 @@ class SwarmAccessor:
         one = self._one()
         samples = one.samples if by_round else one.samples.sum("round")
         total = samples.sum("peer")
-        shares = (samples / total.where(total > 0)).rename("share")
+        shares: xr.DataArray = (samples / total.where(total > 0)).rename("share")
         shares.attrs = {"units": "1", "long_name": "share of samples"}
         if peer is None:
             return shares
         if peer not in one.peer.values:
             names = ", ".join(map(str, one.peer.values))
             raise SettingError(f"There is no peer {peer!r} in this run.", todo=f"Its peers are: {names}.")
-        return shares.sel(peer=peer)
+        chosen: xr.DataArray = shares.sel(peer=peer)
+        return chosen
 
     def summary(self) -> xr.Dataset:
         """By peer: rounds, samples, share, speed, waiting, bytes, late contributions; and the run's own numbers.

@@ -182,7 +182,7 @@ def _peers_of(dataset: xr.Dataset, members: Iterable[MemberRow]) -> Iterable[Par
 def _totals_of(dataset: xr.Dataset, predictions: int) -> Totals:
     samples = int(dataset.samples.sum())
     losses = dataset.loss.dropna("round")
-    held_out = {
+    held_out: dict[str, float | None] = {
         str(name): float(values[-1])
         for name in dataset.data_vars
         if str(name).startswith("held_out_") and (values := dataset[name].dropna("round").values).size

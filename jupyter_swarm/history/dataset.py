@@ -16,7 +16,7 @@ from ..protocol.records import Contributor, RoundRecord
 from ..protocol.rules import SessionSpec
 from ..store.rows import Event
 from .card import Checkpoint, card_of
-from .rows import MemberRow, MetricRow, Plain, Rows
+from .rows import MemberRow, Plain, Rows
 
 Array = npt.NDArray[Any]
 Variables = dict[str, tuple[Any, ...]]
@@ -53,13 +53,14 @@ def dataset_of(
     mean over one peer's samples, `loss` over all. source: the recipe's text, checkpoints: what there is to go on from;
     both go into the run card, which is JSON in `attrs["run_card"]`.
     """
-    rounds = _rounds(rows)
-    peers = _peers(rows)
-    table = _Table(rows.records, rounds, [peer.member for peer in peers])
-    variables = {**_of_peers(table), **_of_bytes(rows.metrics, table), **_of_rounds(rows.records, rounds)}
-    variables |= _of_evaluations(rows.metrics, rounds)
+    records = rows.records
+    rounds = _rounds(rows, records)
+    peers = _peers(rows, records)
+    table = _Table(records, rounds, [peer.member for peer in peers])
+    variables = {**_of_peers(table), **_of_bytes(rows, table), **_of_rounds(records, rounds)}
+    variables |= _of_evaluations(rows, table)
     variables |= _of_events(rows.events, {peer.member: peer.name for peer in peers} | _names(rows.members))
-    times = _spread([record.unix_time for record in rows.records], rows.records, rounds, math.nan)
+    times = _spread([record.unix_time for record in records], records, rounds, math.nan)
     coordinates = {
         "round": ("round", rounds, {"long_name": "round"}),
         "peer": ("peer", _texts(peer.name for peer in peers), {"long_name": "peer"}),
@@ -138,13 +139,13 @@ def _of_peers(table: _Table) -> Variables:
     }
 
 
-def _of_bytes(metrics: list[MetricRow], table: _Table) -> Variables:
+def _of_bytes(rows: Rows, table: _Table) -> Variables:
     """What the server counted on each peer's connection."""
     found = {name: np.zeros(table.shape, np.int64) for name in _BYTES}
-    for row in metrics:
-        if row.name in found and row.member in table.members and row.version in table.rows and row.mean is not None:
-            at = table.rows[row.version], table.members[row.member]
-            found[row.name][at] = round(row.mean * max(row.count, 1))
+    for name, numbers in found.items():
+        for row in rows.metrics(name):
+            if row.member in table.members and row.version in table.rows and row.mean is not None:
+                numbers[table.rows[row.version], table.members[row.member]] = round(row.mean * max(row.count, 1))
     both = ("round", "peer")
     return {
         "bytes_up": (both, found["bytes_up"], _units("B", "bytes from the peer to the server")),
@@ -176,16 +177,15 @@ def _of_rounds(records: list[RoundRecord], rounds: Array) -> Variables:
     }  # fmt: skip
 
 
-def _of_evaluations(metrics: list[MetricRow], rounds: Array) -> Variables:
-    place = {int(round): row for row, round in enumerate(rounds)}
+def _of_evaluations(rows: Rows, table: _Table) -> Variables:
     found: Variables = {}
-    for row in metrics:
-        if row.member or not row.name.startswith(HELD_OUT) or row.version not in place:
-            continue
-        if row.name not in found:
-            what = row.name.removeprefix(HELD_OUT).replace("_", " ")
-            found[row.name] = ("round", np.full(len(rounds), math.nan), _units("1", f"held-out {what}"))
-        found[row.name][1][place[row.version]] = row.value
+    for name in rows.names:
+        if name.startswith(HELD_OUT):
+            values = np.full(table.shape[0], math.nan)
+            for row in rows.metrics(name):
+                if not row.member and row.version in table.rows:
+                    values[table.rows[row.version]] = row.value
+            found[name] = ("round", values, _units("1", f"held-out {name.removeprefix(HELD_OUT).replace('_', ' ')}"))
     return found
 
 
@@ -203,17 +203,18 @@ def _of_events(events: list[Event], names: dict[str, str]) -> Variables:
     }
 
 
-def _rounds(rows: Rows) -> Array:
+def _rounds(rows: Rows, records: list[RoundRecord]) -> Array:
     """Those with a record, and 0 if something was evaluated before the first."""
-    rounds = [record.round for record in rows.records]
-    early = any(not row.version and row.name.startswith(HELD_OUT) for row in rows.metrics)
+    rounds = [record.round for record in records]
+    held_out = [name for name in rows.names if name.startswith(HELD_OUT)]
+    early = any(not row.version for name in held_out for row in rows.metrics(name))
     return np.array([0, *rounds] if early else rounds, np.int64)
 
 
-def _peers(rows: Rows) -> list[MemberRow]:
+def _peers(rows: Rows, records: list[RoundRecord]) -> list[MemberRow]:
     """Who contributed or moved bytes, in the order of joining, with names that differ."""
-    active = {part.peer for record in rows.records for part in record.contributors}
-    active |= {row.member for row in rows.metrics if row.name in _BYTES and row.member and row.value}
+    active = {part.peer for record in records for part in record.contributors}
+    active |= {row.member for name in _BYTES for row in rows.metrics(name) if row.member and row.mean}
     known = [member for member in rows.members if member.member in active]
     unknown = sorted(active - {member.member for member in known})
     found = known + [MemberRow(member, member) for member in unknown]

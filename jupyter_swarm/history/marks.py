@@ -55,14 +55,17 @@ def draw_strategies(axes: list[Axes], run: Run, theme: Theme, size: float) -> No
 def draw_marks(axes: Axes, run: Run, theme: Theme, size: float) -> None:
     """Who came, went or paused between the first round and the last; in words while there are few of them."""
     marks = _marks(run)
+    if not marks:
+        return
     low, high = axes.get_xlim()
-    room = axes.get_ylim()[1]
-    axes.set_ylim(top=room * (1.0 + (0.12 * _ROWS if marks and len(marks) <= _NAMED else 0.1 if marks else 0.0)))
+    line = 1.25 * size * 0.8 / 72 / (axes.bbox.height / axes.figure.dpi)
+    rows = _ROWS if len(marks) <= _NAMED else 1
+    axes.set_ylim(top=axes.get_ylim()[1] / max(1.0 - rows * line, 0.4))
     free = [-np.inf] * _ROWS
     for place, text, shape in marks:
         share = (place - low) / (high - low)
-        row = next((row for row in range(_ROWS) if share - free[row] > _NEAR * 1.6), 0)
-        height = 0.97 - 0.09 * row
+        row = next((row for row in range(rows) if share - free[row] > _NEAR * 1.6), 0)
+        height = 1.0 - line * (row + 0.5)
         axes.axvline(place, color=theme.muted, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.plot(
             [share], [height], marker=shape, markersize=size * 0.45, color=theme.text, transform=axes.transAxes,

@@ -47,8 +47,9 @@ class Rows:
 
     def __init__(self) -> None:
         self._records: dict[int, RoundRecord] = {}
-        self._metrics: dict[tuple[int, str, str], MetricRow] = {}
+        self._metrics: dict[str, dict[tuple[int, str], MetricRow]] = {}
         self._events: dict[int, Event] = {}
+        self._last_version = _LATE_VERSIONS - 1
         self.members: tuple[MemberRow, ...] = ()
         """As they were given last, in the order of joining."""
 
@@ -59,7 +60,8 @@ class Rows:
         for record in msgspec.convert(list(records), list[RoundRecord]):
             self._records[record.round] = record
         for metric in msgspec.convert(list(metrics), list[MetricRow]):
-            self._metrics[metric.version, metric.member, metric.name] = metric
+            self._metrics.setdefault(metric.name, {})[metric.version, metric.member] = metric
+            self._last_version = max(self._last_version, metric.version)
         for event in msgspec.convert(list(events), list[Event]):
             self._events[event.number] = event
 
@@ -75,7 +77,7 @@ class Rows:
     @property
     def last_version(self) -> int:
         """Metrics of versions after it may be missing or have changed."""
-        return max((version for version, _, _ in self._metrics), default=_LATE_VERSIONS - 1) - _LATE_VERSIONS
+        return self._last_version - _LATE_VERSIONS
 
     @property
     def last_event(self) -> int:
@@ -88,9 +90,13 @@ class Rows:
         return [self._records[round] for round in sorted(self._records)]
 
     @property
-    def metrics(self) -> list[MetricRow]:
-        """By version."""
-        return [self._metrics[key] for key in sorted(self._metrics)]
+    def names(self) -> list[str]:
+        """Of the metrics, sorted."""
+        return sorted(self._metrics)
+
+    def metrics(self, name: str) -> Iterable[MetricRow]:
+        """Those of one name, in no order."""
+        return self._metrics.get(name, {}).values()
 
     @property
     def events(self) -> list[Event]:
