@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .optim import SGD as SGD
     from .optim import AdamW as AdamW
     from .optim import Nesterov as Nesterov
+    from .optim import Schedule as Schedule
     from .optim import Sophia as Sophia
     from .peer.api import Session as Session
     from .peer.api import host as host
@@ -42,6 +43,7 @@ _EXPORTS = {
     "Nesterov": ".optim",
     "Recipe": ".peer.recipe",
     "SGD": ".optim",
+    "Schedule": ".optim",
     "Session": ".peer.api",
     "Sophia": ".optim",
     "WarmStart": ".strategies",
