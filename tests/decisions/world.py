@@ -403,7 +403,8 @@ class FakePeer(Member):
         """Others wait: end with the step under way, and contribute what there is."""
         lease, batch = self.computing, self.world.state.rule_of(call.round).inner_batch
         assert lease is not None
-        steps = math.ceil((self.world.now - self.began) * self.speed / batch)
+        whole = math.ceil((lease.stop - lease.start) / batch)
+        steps = min(math.ceil((self.world.now - self.began) * self.speed / batch), whole)
         self._task += 1
         task, until = self._task, self.began + steps * batch / self.speed
 
@@ -412,7 +413,10 @@ class FakePeer(Member):
                 self._done(lease, min(steps * batch, lease.stop - lease.start))
                 self._announce(call)
 
-        self.soon(max(until - self.world.now, 0.0), stop)
+        if until <= self.world.now:
+            stop()
+        else:
+            self.soon(until - self.world.now, stop)
 
     def _compute(self, lease: m.LeaseGrant) -> None:
         if self.attempt != (lease.round, lease.attempt):
