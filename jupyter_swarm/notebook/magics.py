@@ -1,72 +1,94 @@
-"""`%swarm`: the public API as line magics. No logic of its own: each subcommand is one call."""
+"""`%swarm` and `%%swarm recipe`: the public API as magics. Each subcommand is one call of it."""
 
 from __future__ import annotations
 
 import difflib
 import shlex
-from argparse import HelpFormatter, Namespace
-from collections.abc import Callable
-from typing import Any
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_magic, magics_class
-from IPython.core.magic_arguments import MagicArgumentParser
+from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from ..peer import api
+from ..peer.preflight import preflight
+from ..peer.recipe import Recipe
 from ..protocol.errors import SwarmError
+from . import completion
+from .commands import COMMANDS
 
-Command = Callable[[Namespace], Any]
+if TYPE_CHECKING:
+    from .panel import Panel
 
 
 @magics_class
 class SwarmMagics(Magics):  # type: ignore[misc]  # older IPythons have no types
-    """Registered by ``%load_ext jupyter_swarm``."""
+    """Registered by ``%load_ext jupyter_swarm``. recipe: that of the last recipe cell that worked."""
+
+    shell: InteractiveShell
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._commands: dict[str, tuple[MagicArgumentParser, Command]] = {
-            "host": (_host_arguments(), _host),
-            "join": (_join_arguments(), _join),
-            "status": (_no_arguments("status", "Say what is going on."), _status),
-            "pause": (_no_arguments("pause", "This kernel takes no more work."), lambda _: api.current().pause()),
-            "resume": (_no_arguments("resume", "This kernel takes work again."), lambda _: api.current().resume()),
-            "leave": (_no_arguments("leave", "This kernel leaves the session."), lambda _: api.current().leave()),
-        }
+        self.recipe: Recipe | None = None
+        self.panel: Panel | None = None
 
-    @line_magic
-    def swarm(self, line: str) -> Any:
-        """Train one model together: %swarm host|join|status|pause|resume|leave. `%swarm host -h` explains one."""
+    @line_cell_magic
+    def swarm(self, line: str, cell: str | None = None) -> Any:
+        """Train one model together: %swarm host, join, status, … `%swarm` lists them, `%swarm host -h` explains one.
+
+        A cell that begins with %%swarm recipe defines what is trained.
+        """
         name, _, rest = line.strip().partition(" ")
-        if name not in self._commands:
-            print(self._unknown(name))
+        if name not in COMMANDS or (cell is not None and name != "recipe"):
+            print(_unknown(name, cell is not None))
             return None
-        parser, command = self._commands[name]
+        run = COMMANDS[name]
+        parser = run.parser  # type: ignore[attr-defined]
         try:
-            return command(parser.parse_args(_split(rest)))
+            arguments = parser.parse_args(_split(rest))
+            return run(self, arguments) if cell is None else self._recipe(cell, arguments)
         except SwarmError as error:
             print(error)
-        except UsageProblem as error:
-            print(f"%swarm {name}: {error}\n{parser.format_usage().strip()}")
+        except UsageError as error:
+            near = _nearest_option(str(error), parser)
+            print(f"%swarm {name}: {error}{near}\n{parser.format_usage().strip()}")
         except SystemExit:  # -h has printed its help
             pass
         return None
 
-    def _unknown(self, name: str) -> str:
-        known = ", ".join(self._commands)
-        if not name:
-            return f"What should it do? %swarm {known.replace(', ', '|')}"
-        near = difflib.get_close_matches(name, self._commands, n=1)
-        meant = f" Did you mean %swarm {near[0]}?" if near else ""
-        return f"There is no %swarm {name}.{meant} There are: {known}."
+    def _recipe(self, cell: str, arguments: Namespace) -> None:
+        try:
+            made = Recipe.from_source(cell)
+            made = msgspec.structs.replace(made, name=arguments.name or made.name)
+            if not arguments.untried:
+                found = preflight(made)
+                print(found)
+                found.check()
+        except SwarmError as error:
+            print(error)
+            print(f"The recipe {self.recipe.name} is kept." if self.recipe else "There is no recipe yet.")
+            return
+        self.recipe = made
+        self.shell.push({"recipe": made})
+        print(f"Recipe {made.name}, SHA-256 {made.sha256[:16]}…: %swarm host NAME hosts it.")
 
 
-class UsageProblem(Exception):
-    """Arguments that a subcommand does not take."""
+def _unknown(name: str, in_cell: bool) -> str:
+    if in_cell:
+        return "A cell can only begin with %%swarm recipe" + (f", not with %%swarm {name}." if name else ".")
+    if not name:
+        return f"What should it do? %swarm {'|'.join(COMMANDS)}"
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    meant = f" Did you mean %swarm {near[0]}?" if near else ""
+    return f"There is no %swarm {name}.{meant} There are: {', '.join(COMMANDS)}."
 
 
-class _Parser(MagicArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageProblem(message)
+def _nearest_option(message: str, parser: Any) -> str:
+    """For an option that is mistyped: the one that was meant."""
+    _, found, wrong = message.partition("unrecognized arguments: ")
+    near = difflib.get_close_matches(wrong.split()[0], parser._option_string_actions, n=1) if found and wrong else []
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def _split(text: str) -> list[str]:
@@ -77,57 +99,10 @@ def _split(text: str) -> list[str]:
     try:
         return list(lexer)
     except ValueError as error:
-        raise UsageProblem(f"{error}.") from None
-
-
-def _no_arguments(name: str, description: str) -> _Parser:
-    return _Parser(  # type: ignore[no-untyped-call]
-        prog=f"%swarm {name}", description=description, formatter_class=HelpFormatter, add_help=True
-    )
-
-
-def _host_arguments() -> _Parser:
-    parser = _no_arguments("host", "Open a session on the server of this kernel.")
-    parser.add_argument("name", nargs="?", default="", help="the session's name, as others see it")
-    parser.add_argument("--recipe", default="digits", help="a ready recipe's name or the path of a .py file")
-    parser.add_argument("--rounds", type=int, help="end after so many rounds")
-    parser.add_argument("--server", help="another server: its URL with ?token=…")
-    parser.add_argument("--no-train", action="store_true", help="host only; this kernel does not train")
-    parser.add_argument("--wait", action="store_true", help="show progress until the session has finished")
-    return parser
-
-
-def _join_arguments() -> _Parser:
-    parser = _no_arguments("join", "Join a session by its invite link.")
-    parser.add_argument("link", help="the invite link")
-    parser.add_argument("--name", default="", help="how others see this kernel")
-    parser.add_argument("--agree", help="the hash of the recipe, agreed to beforehand")
-    parser.add_argument("--wait", action="store_true", help="show progress until the session has finished")
-    return parser
-
-
-def _host(arguments: Namespace) -> api.Session:
-    session = api.host(
-        arguments.recipe,
-        arguments.name,
-        rounds=arguments.rounds,
-        train=not arguments.no_train,
-        server=arguments.server,
-    )
-    print(f"Session {session.id}. Others join with\n\n    %swarm join {session.invite().link}\n")
-    if arguments.wait:
-        session.follow()
-    return session
-
-
-def _join(arguments: Namespace) -> api.Session:
-    return api.join(arguments.link, arguments.name, agree=arguments.agree, wait=arguments.wait)
-
-
-def _status(_: Namespace) -> None:
-    print(api.current().status())
+        raise UsageError(f"{error}.") from None
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:
-    """Register `%swarm`."""
+    """Register `%swarm`, `%%swarm` and their completion."""
     ipython.register_magics(SwarmMagics)
+    completion.register(ipython)

@@ -136,6 +136,17 @@ class Client:
         answer = self._request("GET", f"sessions/{session}/blobs/{sha256}", headers={"Range": "bytes=0-0"})
         return int(answer.headers["Content-Range"].rpartition("/")[2])
 
+    def probe(self, seconds: float) -> Probe:
+        """Ask, without a secret, what only jupyter_swarm answers in its way; that it refuses is as good."""
+        with self._connection(seconds) as client, self._reaching():
+            response = client.get(f"{self.server}/swarm/api/sessions")
+        try:
+            msgspec.json.decode(response.content, type=_Problem)
+            ours = response.status_code in _ERRORS
+        except msgspec.DecodeError:
+            ours = False
+        return Probe(ours, response.status_code, response.headers.get("Server", ""))
+
     @contextmanager
     def blob_pieces(self, session: str, sha256: str, start: int = 0) -> Iterator[Iterator[bytes]]:
         """The bytes of a large blob that the session names, from `start` on, as they come; the caller checks them."""
@@ -169,13 +180,22 @@ class Client:
         """Follow `rule` from the next round on."""
         return self._ask("POST", f"sessions/{session}/strategy", msgspec.json.encode({"rule": rule}))
 
-    def records(self, session: str) -> list[dict[str, Any]]:
-        """All round records of a session, in order."""
-        return self._pages(f"sessions/{session}/records", "records", 0)
+    def records(self, session: str, after: int = 0) -> list[dict[str, Any]]:
+        """The records of the rounds after `after`, in order."""
+        return self._pages(f"sessions/{session}/records", "records", after)
 
-    def metrics(self, session: str) -> list[dict[str, Any]]:
-        """All metrics of a session: version, member ('': all together), name, mean, count."""
-        return self._pages(f"sessions/{session}/metrics", "metrics", -1)
+    def metrics(self, session: str, after: int = -1) -> list[dict[str, Any]]:
+        """The metrics of the versions after `after`: version, member ('': all together), name, mean, count."""
+        return self._pages(f"sessions/{session}/metrics", "metrics", after)
+
+    def events(self, session: str, after: int = 0) -> list[dict[str, Any]]:
+        """The lines of the session's log whose number is above `after`, in order."""
+        return self._pages(f"sessions/{session}/events", "events", after)
+
+    def peers(self, session: str) -> dict[str, list[dict[str, Any]]]:
+        """members: everybody who has ever been in the session; connected: what those who are there do."""
+        found: dict[str, list[dict[str, Any]]] = self._ask("GET", f"sessions/{session}/peers")
+        return found
 
     def checkpoints(self, session: str) -> list[dict[str, Any]]:
         """All checkpoints of a session: number, name, version, created, sha256 and manifest."""
@@ -212,7 +232,7 @@ class Client:
         self, method: str, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
         with self._connection() as client, self._reaching():
-            response = client.request(method, f"{self.server}/swarm/api/{path}", content=content)
+            response = client.request(method, f"{self.server}/swarm/api/{path}", content=content, headers=headers)
         if response.is_success and "json" in response.headers.get("Content-Type", "json"):
             return response
         if response.is_success and "octet-stream" in response.headers.get("Content-Type", ""):
