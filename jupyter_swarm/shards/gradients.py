@@ -148,10 +148,12 @@ class _Sum:
 
     @torch.no_grad()
     def add(self) -> None:
+        if not self.pending:
+            return
         for gradient, place in zip(self.pending, self._places, strict=True):
             if gradient is not None and not _same(gradient, place):
                 place.add_(gradient)
-        self.empty = self.empty and not self.pending
+        self.empty = False
         self.pending = []
 
     def drop(self) -> None:

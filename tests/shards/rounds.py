@@ -9,7 +9,7 @@ from torch import nn
 
 from jupyter_swarm.protocol.errors import Refusal
 from jupyter_swarm.protocol.frames import Kind, session_tag
-from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS, Layout, Stream
+from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS, SECTIONS, Layout, Stream
 from jupyter_swarm.protocol.messages import Adopt, Expect, Prepare, Staged
 from jupyter_swarm.protocol.rules import Codec, OptimizerRule, RoundRule
 from jupyter_swarm.shards.holder import Holder
@@ -46,12 +46,13 @@ def rule_of(optimizer: OptimizerRule, clip: float = 0.0, up: Codec = Codec.FP32,
 
 
 def contribution(layout: Layout, seed: int) -> FlatVector:
-    """Random gradients, buffers and counters."""
-    vector = FlatVector(layout)
+    """Random gradients, Hessian estimates, buffers and counters."""
+    vector = FlatVector(layout, (*SECTIONS, Stream.HESSIAN))
     generator = torch.Generator().manual_seed(seed)
     vector.sections[Stream.PARAMETERS].normal_(generator=generator)
     vector.sections[Stream.BUFFER].normal_(generator=generator)
     vector.sections[Stream.COUNTER].fill_(seed)
+    vector.sections[Stream.HESSIAN].normal_(generator=generator)
     return vector
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from jupyter_swarm.optim import SGD, AdamW, Nesterov, OptimizerRule
+from jupyter_swarm.optim import SGD, AdamW, Nesterov, OptimizerRule, Sophia
 from jupyter_swarm.protocol.errors import ProtocolError, Refusal, SettingError, SwarmError
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.messages import Adopt, Expect
@@ -18,6 +18,7 @@ from jupyter_swarm.shards.holder import Holder
 from jupyter_swarm.shards.incoming import PacketSet
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.vector import FlatVector
+from jupyter_swarm.strategies import LocalUpdates
 
 from .rounds import (
     GENERATION,
@@ -35,6 +36,7 @@ from .rounds import (
 )  # fmt: skip
 
 OPTIMIZERS = [SGD(0.1, weight_decay=0.1), Nesterov(0.1, weight_decay=0.01), AdamW(1e-2, weight_decay=0.1)]
+EVERY_OPTIMIZER = [*OPTIMIZERS, Sophia(1e-2, hessian_every=2), Sophia(1e-2, estimator="hutchinson", hessian_every=1)]
 LOSSY = [Codec.FP16, Codec.BF16, Codec.INT8]
 
 
@@ -151,7 +153,7 @@ def test_another_merging_order_is_the_same_sum_but_need_not_be_the_same_bits() -
     assert not torch.equal(*results)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", EVERY_OPTIMIZER)
 @pytest.mark.parametrize("down", [Codec.FP32, *LOSSY])
 def test_an_abort_leaves_the_state_bit_identical_and_the_round_can_be_made_again(
     optimizer: OptimizerRule, down: Codec
@@ -210,7 +212,7 @@ def test_lossy_contributions_are_merged_after_decoding(up: Codec) -> None:
 
 
 @pytest.mark.parametrize("down", [Codec.FP32, Codec.BF16])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", EVERY_OPTIMIZER)
 def test_state_frames_hand_everything_over(optimizer: OptimizerRule, down: Codec) -> None:
     model, layout = small()
     rule = rule_of(optimizer, down=down)
@@ -379,14 +381,23 @@ def test_random_and_damaged_bytes_give_our_errors_or_nothing(data: st.DataObject
 
 
 @pytest.mark.parametrize(
-    "streams",
+    ("optimizer", "streams", "said"),
     [
-        (StreamRule(Stream.HESSIAN),),
-        (StreamRule(Stream.GRADIENT, up=Codec.INT64),),
-        (StreamRule(Stream.COUNTER),),
+        (SGD(0.1), (StreamRule(Stream.HESSIAN),), "HESSIAN"),
+        (Sophia(0.1), (StreamRule(Stream.GRADIENT),), "no Hessian estimates"),
+        (SGD(0.1), (StreamRule(Stream.GRADIENT, up=Codec.INT64),), "cannot travel"),
+        (SGD(0.1), (StreamRule(Stream.COUNTER),), "cannot travel"),
     ],
 )
-def test_rules_that_the_holder_cannot_follow(streams: tuple[StreamRule, ...]) -> None:
+def test_rules_that_the_holder_cannot_follow(
+    optimizer: OptimizerRule, streams: tuple[StreamRule, ...], said: str
+) -> None:
     _, layout = small()
-    with pytest.raises(SettingError):
-        Holder(layout, RoundRule("EveryStep", SGD(0.1), streams=streams), SESSION)
+    with pytest.raises(SettingError, match=said):
+        Holder(layout, RoundRule("EveryStep", optimizer, streams=streams), SESSION)
+
+
+def test_sophia_cannot_step_with_pseudo_gradients() -> None:
+    _, layout = small()
+    with pytest.raises(SettingError, match="LocalUpdates gives Sophia no Hessian"):
+        Holder(layout, LocalUpdates(steps=5, batch=4, outer=Sophia(0.1)).rule(SGD(0.1)), SESSION)

@@ -1,0 +1,233 @@
+"""Hessian estimates on their way: summed by peers, merged by holders, taken in before the step."""
+
+import math
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jupyter_swarm.optim import Sophia
+from jupyter_swarm.optim.hessian import add_hutchinson
+from jupyter_swarm.optim.torch_optimizer import RuleOptimizer
+from jupyter_swarm.protocol.errors import Refusal
+from jupyter_swarm.protocol.layout import Stream
+from jupyter_swarm.protocol.messages import Expect
+from jupyter_swarm.protocol.rules import Codec
+from jupyter_swarm.shards.gradients import GradientSum
+from jupyter_swarm.shards.holder import Holder
+from jupyter_swarm.shards.layout import layout_of
+from jupyter_swarm.shards.outgoing import contribution_bytes
+from jupyter_swarm.shards.vector import FlatVector
+from jupyter_swarm.strategies import EveryStep
+
+from .rounds import (
+    GENERATION,
+    apply,
+    contribution,
+    frames_of,
+    holder_of,
+    prepare_of,
+    prepared,
+    rule_of,
+    small,
+    stage_all,
+)  # fmt: skip
+
+GNB = Sophia(0.01, rho=0.5, hessian_every=3)
+HUTCHINSON = Sophia(0.01, rho=0.5, hessian_every=3, estimator="hutchinson")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 4))
+
+
+def estimate(model: nn.Module, optimizer: Sophia, round: int, part: slice, reduction: str) -> None:
+    """Leaves in `.grad` what the estimate is made of. The "sampled" labels are the same whoever draws them."""
+    generator = torch.Generator().manual_seed(round)
+    x = torch.randn(24, 6, generator=generator)[part]
+    drawn, given = torch.randint(0, 4, (2, 24), generator=generator)
+    if optimizer.estimator == "gnb":
+        F.cross_entropy(model(x), drawn[part], reduction=reduction).backward()
+    else:
+        loss = F.cross_entropy(model(x), given[part], reduction=reduction)
+        add_hutchinson(loss, list(model.parameters()), seed=round)
+
+
+def backward(model: nn.Module, round: int, part: slice, reduction: str) -> None:
+    generator = torch.Generator().manual_seed(1000 + round)
+    x, y = torch.randn(24, 6, generator=generator), torch.randint(0, 4, (24,), generator=generator)
+    F.cross_entropy(model(x[part]), y[part], reduction=reduction).backward()
+
+
+@pytest.mark.parametrize("optimizer", [GNB, HUTCHINSON])
+@pytest.mark.parametrize("cuts", [(0, 24), (0, 3, 14, 24)])
+def test_twenty_rounds_are_twenty_steps_of_one_process(optimizer: Sophia, cuts: tuple[int, ...]) -> None:
+    alone = network()
+    layout = layout_of(alone)
+    rule = EveryStep(target_batch=24, clip_norm=0.5).rule(optimizer)
+    view = FlatVector.of(layout, alone)
+    holder = holder_of(view, rule)
+    peers = [GradientSum(layout, network()) for _ in cuts[1:]]
+    reference = RuleOptimizer(alone.parameters(), optimizer)
+    for round in range(1, 21):
+        due = (round - 1) % 3 == 0
+        assert reference.hessian_due == due
+        if due:
+            estimate(alone, optimizer, round, slice(0, 24), "mean")
+            reference.step_hessian(24)
+            reference.zero_grad()
+        backward(alone, round, slice(0, 24), "mean")
+        torch.nn.utils.clip_grad_norm_(alone.parameters(), 0.5)
+        reference.step()
+        reference.zero_grad()
+        weights = {}
+        for number, (peer, first, last) in enumerate(zip(peers, cuts, cuts[1:], strict=False)):
+            peer.start(view)
+            # Two leases: the second is computed beside the first.
+            for part in (slice(first, first + 2), slice(first + 2, last)):
+                peer.begin_lease()
+                if due:
+                    peer.begin_hessian()
+                    estimate(peer.model, optimizer, round, part, "sum")
+                    peer.end_hessian()
+                backward(peer.model, round, part, "sum")
+                peer.end_lease()
+            vector, norms = peer.finish()
+            assert ("hessian" in norms) == due
+            (report,) = stage_all([holder], frames_of(vector, rule, number, round), number, round)
+            assert {name: math.sqrt(square) for name, square in report.squares.items()} == pytest.approx(norms)
+            weights[number] = last - first
+        apply(view, rule, prepared([holder], prepare_of(rule, weights, round)), round)
+        holder.install()
+    expected = FlatVector.of(layout, alone).sections[Stream.PARAMETERS]
+    found = view.sections[Stream.PARAMETERS]
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert float((FlatVector.of(layout, network()).sections[Stream.PARAMETERS] - expected).norm()) > 0.1
+
+
+def test_predictions_multiply_the_batch_of_gauss_newton_bartlett() -> None:
+    model, layout = small()
+    slots = []
+    for predictions in (1, 7):
+        rule = EveryStep(target_batch=60).rule(GNB, predictions)
+        holder = holder_of(FlatVector.of(layout, model), rule)
+        stage_all([holder], frames_of(contribution(layout, 1), rule, 1), 1)
+        prepared([holder], prepare_of(rule, {1: 60}))
+        holder.install()
+        frames = [bytes(frame) for frame in holder.state_frames()]
+        hessian = [frame for frame in frames if frame[4] == Stream.OPTIMIZER and frame[32] == 1]
+        slots.append(torch.frombuffer(bytearray(b"".join(frame[64:] for frame in hessian)), dtype=torch.float32))
+    sent = contribution(layout, 1).sections[Stream.HESSIAN] / 60
+    torch.testing.assert_close(slots[0], 0.01 * 60 * sent.square())
+    torch.testing.assert_close(slots[1], 7 * slots[0])
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("down", [Codec.FP32, Codec.INT8])
+def test_two_holders_are_one_holder_bit_for_bit(clip: float, down: Codec) -> None:
+    model, layout = small()
+    rule = rule_of(Sophia(0.01, hessian_every=2), clip=clip, down=down)
+    one = [holder_of(FlatVector.of(layout, model), rule)]
+    two = [holder_of(FlatVector.of(layout, model), rule, shards) for shards in ((0, 2, 3, 5), (1, 4))]
+    assert sorted(index for holder in two for index in holder.shards) == list(one[0].shards)
+    for round in range(1, 5):
+        packets = []
+        for holders in (one, two):
+            for number in (1, 2, 3):
+                frames = frames_of(contribution(layout, 10 * round + number), rule, number, round)
+                random.Random(round).shuffle(frames)
+                stage_all(holders, frames, number, round)
+            prepare = prepare_of(rule, {1: 20, 2: 30, 3: 10}, round)
+            norm = math.sqrt(math.fsum(holder.merge(prepare) for holder in holders))
+            packets.append(sorted(bytes(frame) for holder in holders for frame in holder.step(prepare, norm)))
+            for holder in holders:
+                holder.install()
+        assert packets[0] == packets[1]
+    states = [sorted(bytes(frame) for holder in each for frame in holder.state_frames()) for each in (one, two)]
+    assert states[0] == states[1]
+
+
+def test_only_due_rounds_carry_estimates() -> None:
+    _, layout = small()
+    rule = rule_of(Sophia(0.01, hessian_every=2), up=Codec.FP16)
+    sizes = []
+    for round in (1, 2, 3):
+        frames = frames_of(contribution(layout, 1), rule, 1, round)
+        sizes.append(sum(map(len, frames)))
+        assert sizes[-1] == contribution_bytes(layout, rule, round)
+    assert sizes[0] == sizes[2]
+    assert sizes[0] - sizes[1] == sum(2 * count + 64 for shard in layout.shards[:3] for _, count in shard.chunks())
+    with pytest.raises(KeyError):
+        frames_of(FlatVector(layout), rule, 1, 3)
+
+
+def test_an_estimate_that_is_not_finite_is_refused() -> None:
+    model, layout = small()
+    rule = EveryStep(target_batch=60).rule(GNB, predictions=10**8)
+    holder = holder_of(FlatVector.of(layout, model), rule)
+    before = [bytes(frame) for frame in holder.state_frames()]
+    vector = contribution(layout, 1)
+    vector.sections[Stream.HESSIAN][3] = math.nan
+    with pytest.raises(Refusal, match="HESSIAN"):
+        stage_all([holder], frames_of(vector, rule, 1), 1)
+    holder.forget(1)
+    vector.sections[Stream.HESSIAN][3] = 1e19  # finite, but B times its square is not
+    stage_all([holder], frames_of(vector, rule, 1), 1)
+    with pytest.raises(Refusal, match="Hessian estimate of round 1"):
+        prepared([holder], prepare_of(rule, {1: 60}))
+    holder.revert()
+    assert [bytes(frame) for frame in holder.state_frames()] == before
+
+
+def test_a_contribution_without_its_estimate_is_not_complete() -> None:
+    model, layout = small()
+    rule = rule_of(GNB)
+    holder = holder_of(FlatVector.of(layout, model), rule)
+    assert isinstance(holder, Holder)
+    holder.expect(Expect(GENERATION, 1, 1))
+    frames = [frame for frame in frames_of(contribution(layout, 1), rule, 1) if frame[4] != Stream.HESSIAN]
+    assert [holder.stage(frame) for frame in frames] == [None] * len(frames)
+    with pytest.raises(Refusal, match="not all here"):
+        holder.merge(prepare_of(rule, {1: 60}))
+
+
+def noisy() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_lease_that_fails_in_or_after_its_estimate_leaves_no_trace(later: bool) -> None:
+    model = noisy()
+    layout = layout_of(model)
+    work = GradientSum(layout, model)
+    data = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+
+    def lease(scale: float, estimate_scale: float) -> None:
+        work.begin_lease()
+        work.begin_hessian()
+        (model(data).sum() * estimate_scale).backward()
+        work.end_hessian()
+        (model(data).square().sum() * scale).backward()
+        work.end_lease()
+
+    work.start(FlatVector.of(layout, model))
+    if later:
+        lease(1.0, 1.0)
+    before = {stream: section.clone() for stream, section in work.finish()[0].sections.items()}
+    for scales in ((math.nan, 1.0), (1.0, math.inf)):
+        with pytest.raises(Refusal, match="not a number"):
+            lease(*scales)
+    after, norms = work.finish()
+    for stream, section in after.sections.items():
+        assert torch.equal(section, before.get(stream, torch.zeros_like(section)))
+    assert ("hessian" in norms) == later
+    lease(1.0, 1.0)
+    # The estimate's forward pass does not count as one of training.
+    assert int(work.finish()[0].sections[Stream.COUNTER]) == 1 + later
+    work.start(FlatVector.of(layout, model))
+    assert not work.finish()[0].sections[Stream.HESSIAN].any()
+    assert "hessian" not in work.finish()[1]
