@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import torch
 from tornado.websocket import WebSocketClientConnection
 
@@ -114,7 +115,7 @@ class ScriptedPeer:
                 case m.Commit():
                     await self._commit(message)
                 case m.Strategy():
-                    self.spec = type(self.spec)(**{**_fields(self.spec), "changes": message.changes})
+                    self.spec = msgspec.structs.replace(self.spec, changes=message.changes)
 
     async def _compute(self, lease: m.LeaseGrant) -> None:
         generation = self.welcome.generation
@@ -155,7 +156,3 @@ class ScriptedPeer:
         digest = self.view.digest(self.view.layout.shards[commit.digest_shard])
         await self.say(m.ViewDigest(commit.generation, commit.round, commit.digest_shard, digest))
         await self.say(m.WantWork(commit.generation, commit.round))
-
-
-def _fields(spec: Any) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in spec.__struct_fields__}

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 from tornado.websocket import WebSocketClientConnection
 
+from jupyter_swarm.coordinator import peer_socket
 from jupyter_swarm.protocol.frames import HEADER_BYTES, Header, Kind, session_tag
-from jupyter_swarm.protocol.layout import Stream
+from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS, Stream
 from jupyter_swarm.protocol.messages import (
     PROTOCOL_VERSION,
     Hello,
@@ -124,17 +126,67 @@ async def test_revoking_an_invite_sends_its_peers_away_for_good(swarm: Swarm) ->
         await asyncio.sleep(0.01)
 
 
-async def test_frames_follow_the_messages_before_them(swarm: Swarm) -> None:
-    """An echo that is sent right behind Hello comes back: the frame has waited until its sender was let in."""
+def echo(session: str, count: int = 1) -> bytes:
+    frame = bytearray(HEADER_BYTES + 4 * count)
+    header = Header(Kind.ECHO, Stream.GRADIENT, Codec.FP32, session_tag(session), 0, 0, 0, 0, 0, count, 4 * count)
+    header.pack_into(frame)
+    return bytes(frame)
+
+
+async def test_frames_follow_the_messages_before_them(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that is sent right behind Hello has waited until its sender was let in."""
+    monkeypatch.setattr(peer_socket, "ECHO_BYTES", 0)  # only members are answered
     session = await swarm.open_session()
     socket = await dial(swarm, session, await swarm.member(session, "peer"))
-    frame = bytearray(HEADER_BYTES + 4)
-    Header(Kind.ECHO, Stream.GRADIENT, Codec.FP32, session_tag(session), 1, 0, 0, 0, 0, 1, 4).pack_into(frame)
     await say(socket, HELLO)
-    await socket.write_message(bytes(frame), binary=True)
+    await socket.write_message(echo(session), binary=True)
     while not isinstance(answer := await socket.read_message(), bytes):
         pass
-    assert answer == frame
+    assert answer == echo(session)
+
+
+async def test_an_invite_is_enough_to_measure_the_link_within_bounds(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await swarm.open_session()
+    socket = await dial(swarm, session, await swarm.member(session, "peer", capacity=1))
+    frame = echo(session, CHUNK_ELEMENTS)
+    for _ in range(3):
+        await socket.write_message(frame, binary=True)
+        assert await socket.read_message() == frame
+    assert peers(swarm, session) == []
+    monkeypatch.setattr(peer_socket, "ECHO_BYTES", 3 * len(frame))
+    await socket.write_message(echo(session), binary=True)
+    refused = await hear(socket)
+    assert isinstance(refused, Refused)
+    assert "were to be echoed" in refused.what
+    assert await socket.read_message() is None
+
+
+async def test_numbers_of_somebody_who_has_not_joined_are_not_looked_at(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    socket = await dial(swarm, session, await swarm.member(session, "peer"))
+    packet = bytearray(echo(session))
+    packet[3] = Kind.CONTRIBUTION
+    await socket.write_message(bytes(packet), binary=True)
+    await say(socket, HELLO)
+    assert isinstance(await hear(socket), Welcome)
+    await socket.write_message(b"no frame", binary=True)
+    while not isinstance(refused := await hear(socket), Refused):
+        pass
+    assert "too short" in refused.what
+
+
+async def test_own_samples_are_told_or_refused(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    answer = await greeted(swarm, session, await swarm.member(session, "peer"), own_samples=50)
+    assert isinstance(answer, Refused)
+    assert "no data of your own" in answer.what
+    generous = await swarm.open_session(own_samples=20)
+    invite = await swarm.member(generous, "peer")
+    assert isinstance(await greeted(swarm, generous, invite, own_samples=-1), Refused)
+    assert isinstance(await greeted(swarm, generous, invite, own_samples=50), Welcome)
+    assert [peer.own_samples for peer in swarm.manager.runtime(generous).status().peers] == [50]
 
 
 async def test_a_session_that_is_over_lets_nobody_in(swarm: Swarm) -> None:
