@@ -20,11 +20,11 @@ _SOFTWARE = ("jupyter_swarm", "torch", "numpy", "safetensors", "transformers", "
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A stored version: its name, the SHA-256 of its manifest, the rounds it has seen."""
+    """A stored version: its name, the SHA-256 of its manifest, the rounds behind it."""
 
-    name: str = ""
-    sha256: str = ""
-    round: int = 0
+    name: str
+    sha256: str
+    version: int
 
 
 class Participant(msgspec.Struct, frozen=True):
@@ -213,7 +213,7 @@ def _facts(card: RunCard) -> str:
         ("data", f"{card.samples:,} samples, {card.held_out:,} held out" if card.samples else ""),
         ("data set", f"SHA-256 `{card.data}`" if card.data else ""),
         ("goes on from", f"checkpoint `{card.parent}`" if card.parent else ""),
-        ("checkpoints", ", ".join(f"{one.name} (round {one.round}, `{one.sha256[:8]}`)" for one in card.checkpoints)),
+        ("checkpoints", ", ".join(f"{one.name} (round {one.version}, `{one.sha256[:8]}`)" for one in card.checkpoints)),
         ("seed", card.seed),
         ("trained", f"{totals.rounds:,} rounds, {totals.samples:,} samples, {totals.seconds / 3600:.2f} hours"),
         ("bytes", f"{totals.bytes_up / 1e6:,.1f} MB up, {totals.bytes_down / 1e6:,.1f} MB down"),

@@ -49,6 +49,7 @@ def draw(
         _limit(one, drawer(one, runs, pen), name)
         one.set_xlim(first, last if last > first else first + 1.0)
         _style_legend(one, pen)
+        one.xaxis.set_major_locator(MaxNLocator(8, integer=x != "time"))
     axes[-1].set_xlabel(label)
     if x != "time":
         axes[-1].xaxis.set_major_formatter(EngFormatter(sep=" "))
@@ -73,14 +74,14 @@ def _axes(figure: Figure, panels: list[str], pen: Pen) -> list[Axes]:
     figure.set_facecolor(pen.theme.background)
     across, down = _em(figure, pen)
     grid = figure.add_gridspec(
-        len(panels), 1, left=5.6 * across, right=1 - 9.5 * across, top=1 - 4.2 * down, bottom=3.6 * down,
+        len(panels), 1, left=5.0 * across, right=1 - 9.5 * across, top=1 - 4.2 * down, bottom=3.6 * down,
         hspace=0.16, height_ratios=[1.5, *[1.0] * (len(panels) - 1)],
     )  # fmt: skip
     axes = [figure.add_subplot(grid[row], label=panel) for row, panel in enumerate(panels)]
     for one in axes:
         _style(one, pen)
         one.tick_params(labelbottom=one is axes[-1])
-        one.yaxis.set_label_coords(-4.1 * across / (1 - 15.1 * across), 0.5)
+        one.yaxis.set_label_coords(-3.4 * across / (1 - 14.5 * across), 0.5)
     return axes
 
 
@@ -117,7 +118,6 @@ def _style(axes: Axes, pen: Pen) -> None:
     axes.grid(color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=theme.text, labelsize=pen.size * 0.9, length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(8))
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(theme.muted)

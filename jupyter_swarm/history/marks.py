@@ -59,25 +59,33 @@ def draw_marks(axes: Axes, run: Run, theme: Theme, size: float) -> None:
         return
     low, high = axes.get_xlim()
     line = 1.25 * size * 0.8 / 72 / (axes.bbox.height / axes.figure.dpi)
-    rows = _ROWS if len(marks) <= _NAMED else 1
-    axes.set_ylim(top=axes.get_ylim()[1] / max(1.0 - rows * line, 0.4))
-    free = [-np.inf] * _ROWS
-    for place, text, shape in marks:
-        share = (place - low) / (high - low)
-        row = next((row for row in range(rows) if share - free[row] > _NEAR * 1.6), 0)
+    named = len(marks) <= _NAMED
+    shares = [(place - low) / (high - low) for place, _, _ in marks]
+    rows = _rows_of(shares) if named else [0] * len(marks)
+    axes.set_ylim(top=axes.get_ylim()[1] / max(1.0 - line * (max(rows) + 1), 0.4))
+    for (place, text, shape), share, row in zip(marks, shares, rows, strict=True):
         height = 1.0 - line * (row + 0.5)
         axes.axvline(place, color=theme.muted, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.plot(
             [share], [height], marker=shape, markersize=size * 0.45, color=theme.text, transform=axes.transAxes,
             clip_on=False, zorder=4,
         )  # fmt: skip
-        if len(marks) <= _NAMED:
+        if named:
             right = share > 0.8
             axes.annotate(
                 text, (share, height), (-6 if right else 6, 0), xycoords="axes fraction", textcoords="offset points",
                 ha="right" if right else "left", va="center", size=size * 0.8, color=theme.text,
             )  # fmt: skip
-        free[row] = share
+
+
+def _rows_of(shares: list[float]) -> list[int]:
+    """In which row to write each text, so that neighbours do not overlap while there is room."""
+    last = [-np.inf] * _ROWS
+    rows = []
+    for share in shares:
+        rows.append(next((row for row in range(_ROWS) if share - last[row] > _NEAR * 1.6), int(np.argmin(last))))
+        last[rows[-1]] = share
+    return rows
 
 
 def _marks(run: Run) -> list[tuple[float, str, str]]:

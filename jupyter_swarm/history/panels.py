@@ -76,6 +76,8 @@ def _training(axes: Axes, run: Run, line: dict[str, Any]) -> Array:
         axes.plot(run.x[rows], loss, **line, linewidth=0.8, alpha=0.35)
         return loss
     label = _short(run.name) if run.name else "training"
+    if not len(rows):
+        return loss
     if len(rows) <= _BINS:
         axes.plot(run.x[rows], loss, **line, linewidth=2.0, marker="o" if len(rows) == 1 else "", label=label)
         return loss

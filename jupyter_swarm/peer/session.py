@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,14 @@ from .recipe import Recipe, call
 from .record import OVER, Record, Status
 from .steering import rule_for, settings_of
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from ..history import RunCard
+    from ..history.runs import Axis
+    from .past import Past
 
 _POLL_SECONDS = 1.0
 _ROLES = ("peer", "viewer", "instructor", "holder")
@@ -40,6 +48,7 @@ class Session:
         self._record = record
         self._trainer = trainer
         self._sampled: torch.nn.Module | None = None
+        self._past: Past | None = None
 
     @property
     def model(self) -> torch.nn.Module:
@@ -51,23 +60,36 @@ class Session:
         """Whether this kernel is a peer of the session now."""
         return self._trainer is not None and self._trainer.alive
 
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One entry for each round: round, loss, learning_rate, samples_done, contributions. Here: since joining."""
-        if self._trainer is not None:
-            return self._record.history
-        return [_entry(record) for record in self._client.records(self.id)]
+    # --- what was
 
-    @property
-    def evaluations(self) -> list[dict[str, Any]]:
-        """One entry for each held-out evaluation: round, count and the metrics. Here: since joining."""
-        if self._trainer is not None:
-            return self._record.evaluations
-        found: dict[int, dict[str, Any]] = {}
-        for row in self._client.metrics(self.id):
-            entry = found.setdefault(row["version"], {"round": row["version"], "count": row["count"]})
-            entry[row["name"]] = row["mean"]
-        return list(found.values())
+    def history(self) -> xr.Dataset:
+        """Every round of the session, also from before this kernel joined, by `round` and `peer`; see
+        `jupyter_swarm.history`. The server tells it: with none, `LinkError`."""
+        from .past import Past  # xarray and pandas: whoever only trains needs neither
+
+        if self._past is None:
+            self._past = Past(self._client, self.id, self.recipe.source)
+        return self._past.dataset()
+
+    def plot(self, x: Axis = "round", **options: Any) -> Figure:
+        """The history as a figure, by "round", "samples" or "time"; options as of `history().swarm.plot`."""
+        figure: Figure = self.history().swarm.plot(x, **options)
+        return figure
+
+    def card(self) -> RunCard:
+        """What explains the run afterwards: recipe, settings, versions, peers, totals; as Markdown in a notebook."""
+        card: RunCard = self.history().swarm.card
+        return card
+
+    def events(self) -> list[dict[str, Any]]:
+        """The session's log: unix_time, round, level, member (its id, or ''), text."""
+        return self._client.events(self.id)
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Who is connected: name, device, state, reason, speed (samples/s), share, bytes, as the server sees it."""
+        return self._client.peers(self.id)["connected"]
+
+    # --- what is
 
     def status(self) -> Status:
         """What is going on, and why nothing moves when nothing does."""
@@ -233,15 +255,3 @@ class Session:
             return f"<Session {self.id}: {self.status().line()}>"
         except SwarmError as error:
             return f"<Session {self.id}: {error.what}>"
-
-
-def _entry(record: dict[str, Any]) -> dict[str, Any]:
-    contributors = record["contributors"]
-    count = sum(one["loss_count"] for one in contributors)
-    return {
-        "round": record["round"],
-        "loss": sum(one["loss_sum"] for one in contributors) / count if count else None,
-        "learning_rate": record["learning_rate"],
-        "samples_done": record["book"]["consumed"],
-        "contributions": len(contributors),
-    }

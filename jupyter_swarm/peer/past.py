@@ -1,0 +1,46 @@
+"""What a session's server has recorded, as a history; only what is new is fetched."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+import xarray as xr
+
+from ..history import Rows, dataset_of
+from ..protocol.rules import SessionSpec
+from .client import Client
+
+
+class Past:
+    """The history of one session as its server tells it. source: the recipe's text, for the run card."""
+
+    def __init__(self, client: Client, session: str, source: str) -> None:
+        self._client = client
+        self._session = session
+        self._source = source
+        self._rows = Rows()
+        self._devices: dict[str, str] = {}
+        self._spec: SessionSpec | None = None
+        self._lock = threading.Lock()
+
+    def dataset(self) -> xr.Dataset:
+        """All rounds committed so far. Raises `LinkError`, `SessionError`; what was fetched by then stays."""
+        client, session, rows = self._client, self._session, self._rows
+        with self._lock:
+            events = client.events(session, rows.last_event)
+            if events or self._spec is None:
+                # Whoever joins, and whatever is set, leaves an event.
+                self._look_again()
+            rows.add(events=events)
+            rows.add(records=client.records(session, rows.last_round))
+            rows.add(metrics=client.metrics(session, rows.last_version))
+            return dataset_of(rows, self._spec, source=self._source, checkpoints=client.checkpoints(session))
+
+    def _look_again(self) -> None:
+        people = self._client.peers(self._session)
+        self._devices |= {peer["id"]: peer["device"] for peer in people["connected"]}
+        self._rows.set_members(
+            {**member, "device": self._devices.get(member["member"], "")} for member in people["members"]
+        )
+        self._spec = msgspec.convert(self._client.describe(self._session)["spec"], SessionSpec)
