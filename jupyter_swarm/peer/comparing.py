@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
 
 def compare(a: Checkpoint, b: Checkpoint) -> Comparison:
-    """How `b` differs from `a`. Raises `LayoutError` if they are of different models, `CheckpointError`, `LinkError`."""
+    """How `b` differs from `a`. Raises `LayoutError` for different models, `CheckpointError`, `LinkError`."""
     first, second = a.tensors(), b.tensors()
     different = [name for name in {**first, **second} if not _alike(first.get(name), second.get(name))]
     if different:
