@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -44,20 +44,26 @@ def build(
 
 
 def dataset_of(
-    rows: Rows, spec: SessionSpec | None = None, *, source: str = "", checkpoints: Iterable[Plain] = ()
+    rows: Rows,
+    spec: SessionSpec | None = None,
+    *,
+    source: str = "",
+    checkpoints: Iterable[Plain] = (),
+    seconds: Sequence[float] | None = None,
 ) -> xr.Dataset:
     """Dimensions `round` (1 is the first; 0 stands for an evaluation before it), `peer` (names), `event`.
 
     Of a peer that took no part in a round counts are 0, other numbers NaN, texts ''; so sums are right as they are.
     A held-out metric is NaN except where there was an evaluation: `dropna("round")` leaves those. `peer_loss` is the
     mean over one peer's samples, `loss` over all. source: the recipe's text, checkpoints: what there is to go on from;
-    both go into the run card, which is JSON in `attrs["run_card"]`.
+    both go into the run card, which is JSON in `attrs["run_card"]`. seconds: that each round took, where it is known
+    better than by the time of the commits.
     """
     records = rows.records
     rounds = _rounds(rows, records)
     peers = _peers(rows, records)
     table = _Table(records, rounds, [peer.member for peer in peers])
-    variables = {**_of_peers(table), **_of_bytes(rows, table), **_of_rounds(records, rounds)}
+    variables = {**_of_peers(table), **_of_bytes(rows, table), **_of_rounds(records, rounds, seconds)}
     variables |= _of_evaluations(rows, table)
     variables |= _of_events(rows.events, {peer.member: peer.name for peer in peers} | _names(rows.members))
     times = _spread([record.unix_time for record in records], records, rounds, math.nan)
@@ -153,7 +159,7 @@ def _of_bytes(rows: Rows, table: _Table) -> Variables:
     }
 
 
-def _of_rounds(records: list[RoundRecord], rounds: Array) -> Variables:
+def _of_rounds(records: list[RoundRecord], rounds: Array, seconds: Sequence[float] | None) -> Variables:
     def spread(values: list[Any], empty: Any) -> Array:
         return _spread(values, records, rounds, empty)
 
@@ -161,7 +167,7 @@ def _of_rounds(records: list[RoundRecord], rounds: Array) -> Variables:
     skipped = [sum(skip.range[1] - skip.range[0] for skip in record.skips) for record in records]
     return {
         "loss": ("round", spread([record.mean_loss for record in records], math.nan), _units("1", "training loss")),
-        "seconds": ("round", spread(_seconds(records), math.nan), _units("s", "time since the round before")),
+        "seconds": ("round", spread(list(seconds or _seconds(records)), math.nan), _units("s", "time since the round before")),
         "learning_rate": (
             "round", spread([record.learning_rate for record in records], math.nan), _units("1", "learning rate"),
         ),

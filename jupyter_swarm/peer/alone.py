@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..optim.torch_optimizer import RuleOptimizer
 from ..protocol.layout import Stream
-from ..protocol.rules import RoundRule, SessionSettings, Sophia, check_rule, rule_of
+from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, Sophia, check_rule, rule_of
 from ..shards.gradients import GradientSum, places_in
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
 from .compute import Computer, LossSum, prepare
 from .recipe import Recipe
 
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from ..history.runs import Axis
+
 
 class Training:
     """A recipe on its way.
 
     entries: of each round its number, strategy, loss (mean), loss_sum, loss_count, samples, samples_done, seconds,
-    learning_rate, inner_learning_rate, steps (inner ones) and contributions, as in the record of a session's round.
+    learning_rate, inner_learning_rate, steps (inner ones), contributions and unix_time, as in a session's round record.
     evaluations: as those of a session.
     """
 
@@ -76,6 +82,7 @@ class Training:
             "inner_learning_rate": inner_rate,
             "steps": steps,
             "contributions": 1,
+            "unix_time": time.time(),
         }
         self.entries.append(entry)
         return entry
@@ -90,6 +97,30 @@ class Training:
         means = {name: value / count for name, value in sums.items()}
         self.evaluations.append({"round": self.round, "count": count, **means})
         return means
+
+    def history(self) -> xr.Dataset:
+        """All rounds, as the history of a session with one peer: see `jupyter_swarm.history`."""
+        from ..history import build_alone  # xarray and pandas: whoever only trains needs neither
+
+        train, held_out = self._computer.samples
+        spec = SessionSpec(
+            name=self.recipe.name,
+            recipe=self.recipe.sha256,
+            layout_digest=self._computer.layout.digest,
+            rule=self._rules[0],
+            settings=SessionSettings(seed=self.recipe.seed, rounds=self.round),
+            samples=train,
+            held_out=held_out,
+            initial="",
+            changes=self._rules[1],
+        )
+        device = str(self._computer.device)
+        return build_alone(self.entries, self.evaluations, spec, source=self.recipe.source, device=device)
+
+    def plot(self, x: Axis = "round", **options: Any) -> Figure:
+        """The history as a figure, by "round", "samples" or "time"; options as of `history().swarm.plot`."""
+        figure: Figure = self.history().swarm.plot(x, **options)
+        return figure
 
     def run(self, rounds: int, each: Callable[[str], None] = lambda line: None) -> Training:
         """So many rounds more, with evaluations as the recipe wants them; `each` is told of every round in a line.
