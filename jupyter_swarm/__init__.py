@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .history import open_history as open_history
     from .optim import SGD as SGD
     from .optim import AdamW as AdamW
     from .optim import Nesterov as Nesterov
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .peer.checkpoints import Checkpoint as Checkpoint
     from .peer.checkpoints import open_checkpoint as open_checkpoint
     from .peer.comparing import compare as compare
+    from .peer.preflight import Preflight as Preflight
+    from .peer.preflight import preflight as preflight
     from .peer.recipe import Data as Data
     from .peer.recipe import Recipe as Recipe
     from .peer.recipe import load_recipe as load_recipe
@@ -41,6 +44,7 @@ _EXPORTS = {
     "EveryStep": ".strategies",
     "LocalUpdates": ".strategies",
     "Nesterov": ".optim",
+    "Preflight": ".peer.preflight",
     "Recipe": ".peer.recipe",
     "SGD": ".optim",
     "Schedule": ".optim",
@@ -53,6 +57,8 @@ _EXPORTS = {
     "join": ".peer.api",
     "load_recipe": ".peer.recipe",
     "open_checkpoint": ".peer.checkpoints",
+    "open_history": ".history",
+    "preflight": ".peer.preflight",
     "train": ".peer.api",
 }
 

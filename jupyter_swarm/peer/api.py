@@ -9,18 +9,21 @@ from typing import Any
 import msgspec
 
 from ..link.memory import keep_buffers
-from ..protocol.errors import SessionError, SettingError, SwarmError
+from ..protocol.errors import RecipeError, SessionError, SettingError, SwarmError
 from ..protocol.invites import Invite, parse_invite
-from ..protocol.rules import SessionSettings
+from ..protocol.rules import SessionSettings, SessionSpec
 from .alone import Training
 from .checkpoints import Checkpoint, open_checkpoint
 from .client import Client
 from .compute import Computer, prepare
 from .consent import agree_to
+from .data import Samples
 from .founding import open_session
 from .identity import Identity
-from .progress import Line
-from .recipe import Recipe, load_recipe
+from .preflight import check_machine, try_out
+from .progress import Line, bytes_text
+from .published import fetch
+from .recipe import Data, Recipe, load_recipe
 from .record import OVER, Record
 from .session import Session
 from .trainer import Trainer
@@ -41,21 +44,23 @@ def host(
     server: str | None = None,
     wait: bool = False,
     start: Checkpoint | str | Path | None = None,
+    preflight: bool = True,
     **settings: Any,
 ) -> Session:
     """Open a session on the server that started this kernel, or on `server` (its URL with ?token=…).
 
     recipe: one with a source text, the name of a ready one, or the path of a .py file. name: the session's. train:
     whether this kernel is a peer too. wait: show progress until the session has finished. start: the checkpoint, or its
-    folder, whose parameters the session goes on from. settings: fields of `SessionSettings`. Raises `LinkError` without
-    a server, `RecipeError`, `LayoutError` (also for a checkpoint of another model), `SettingError`, `CheckpointError`.
+    folder, whose parameters the session goes on from. preflight: whether the recipe is tried out first; it is refused
+    if that fails. settings: fields of `SessionSettings`. Raises `LinkError` without a server, `RecipeError`,
+    `LayoutError` (also for a checkpoint of another model), `SettingError`, `CheckpointError`.
     """
     recipe = _recipe_of(recipe)
     client = Client.of_owner(server)
     chosen = _settings_of(recipe, rounds, settings)
     agreed = recipe.sha256
     first = open_checkpoint(start) if isinstance(start, (str, Path)) else start
-    computer = prepare(recipe, chosen.seed)
+    computer = _prepare(recipe, chosen.seed, preflight) if train else _prepare_to_host(recipe, chosen.seed, preflight)
     session = open_session(client, recipe, name or recipe.name, chosen, computer, first)
     if not train:
         opened = Session(session, recipe, client, computer, Record(session), None)
@@ -68,13 +73,24 @@ def host(
     return opened
 
 
-def join(link: str, name: str = "", *, agree: str | None = None, device: str = "", wait: bool = False) -> Session:
+def join(
+    link: str,
+    name: str = "",
+    *,
+    agree: str | None = None,
+    device: str = "",
+    data: Any = None,
+    preflight: bool = True,
+    wait: bool = False,
+) -> Session:
     """Join a session by its invite link, as a peer that others see as `name`.
 
     The recipe is shown first and runs after a yes, or at once if `agree` is its hash (8 digits suffice). device: as
-    torch spells it; without one an accelerator if there is one. wait: show progress until the session has finished.
-    A second join from the same kernel returns the session that it is in. Raises `InviteError`, `LinkError`,
-    `RecipeError`, `LayoutError`, `SessionError`, `SettingError`.
+    torch spells it; without one an accelerator if there is one. data: samples of your own to train on, instead of the
+    session's: a `Data` or what its `train` may be. They stay in this kernel; the instructor sets how many may count.
+    preflight: whether the recipe is tried out here first; joining is refused if that fails. wait: show progress until
+    the session has finished. A second join from the same kernel returns the session that it is in. Raises
+    `InviteError`, `LinkError`, `RecipeError`, `LayoutError`, `SessionError`, `SettingError`.
     """
     invite = parse_invite(link)
     session = _sessions.get((invite.server, invite.session))
@@ -84,9 +100,13 @@ def join(link: str, name: str = "", *, agree: str | None = None, device: str = "
         client = Client.of_member(invite)
         spec = client.spec(invite.session)
         source = client.blob(invite.session, spec.recipe).decode()
-        agreed = agree_to(source, spec.name, agree)
+        own = data if data is None or isinstance(data, Data) else Data(train=data)
+        agreed = agree_to(source, spec.name, agree, _what_comes(client, invite.session, spec, own))
         recipe = Recipe.from_source(source)
-        session = _enter(invite, recipe, agreed, client, prepare(recipe, spec.settings.seed, device=device), name)
+        with Line() as line:
+            shared = fetch(client, invite.session, spec.data, line.show) if spec.data else None
+        computer = _prepare(recipe, spec.settings.seed, preflight, device, shared, own)
+        session = _enter(invite, recipe, agreed, client, computer, name)
     if wait:
         session.follow()
     return session
@@ -120,6 +140,45 @@ def current() -> Session:
 
 def _recipe_of(recipe: Recipe | str | Path) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+
+
+def _prepare(
+    recipe: Recipe,
+    seed: int,
+    preflight: bool,
+    device: str = "",
+    data: Data | None = None,
+    own: Data | None = None,
+) -> Computer:
+    """What this kernel trains with, tried out if `preflight`. Raises what stops it."""
+    if preflight:
+        check_machine(recipe, device)
+    computer = prepare(recipe, seed, device=device, data=data, own=own)
+    if preflight:
+        report = try_out(computer, own)
+        report.check()
+        print("\n".join((report.line(), *report.warnings)))
+    return computer
+
+
+def _prepare_to_host(recipe: Recipe, seed: int, preflight: bool) -> Computer:
+    """What a kernel brings that does not train itself: its machine need not be what the recipe needs."""
+    try:
+        check_machine(recipe)
+    except RecipeError as error:
+        print(f"The recipe is not tried out on this machine, which does not train: {error.what}")
+        return prepare(recipe, seed, device="cpu")
+    return _prepare(recipe, seed, preflight)
+
+
+def _what_comes(client: Client, session: str, spec: SessionSpec, own: Data | None) -> str:
+    """The data that training takes, for whoever is asked to run the recipe."""
+    count = f"{spec.samples:,} samples to train on, {spec.held_out:,} held out"
+    if spec.data:
+        text = f"Data: {bytes_text(client.blob_size(session, spec.data))} from the server, {count}."
+    else:
+        text = f"Data: {count}; the recipe loads them itself."
+    return text + (f" Your own {len(Samples(own.train)):,} samples stay in this kernel." if own else "")
 
 
 def _settings_of(recipe: Recipe, rounds: int | None, settings: dict[str, Any]) -> SessionSettings:

@@ -252,7 +252,7 @@ def prepare(
 
     own: data whose train part stays with this peer. Raises `RecipeError`, `LayoutError` for what cannot be trained.
     """
-    model = recipe.build().to(pick_device(device))
+    model = recipe.build().to(pick_device(device or recipe.device))
     data = data or recipe.load_data()
     parts = Samples(data.train), Samples(data.held_out)
     if not len(parts[0]):

@@ -15,6 +15,7 @@ from ..strategies import rules_of
 from .checkpoints import Checkpoint
 from .client import Client
 from .compute import Computer
+from .published import publish
 from .recipe import Recipe, call
 
 
@@ -47,6 +48,7 @@ def open_session(
     spec = msgspec.structs.replace(
         spec,
         initial=client.put_blob(first),
+        data=publish(client, computer.data),
         export=tuple((file, client.put_blob(content)) for file, content in files.items()),
     )
     return client.open(spec, computer.layout)

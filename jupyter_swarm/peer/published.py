@@ -35,6 +35,7 @@ _KEY = "jupyter_swarm"
 _FORMAT = 1
 _PARTS = ("train", "held_out")
 _TRIES = 3
+_LARGE_BYTES = 5 << 20
 _NOTHING = torch.empty(0, dtype=torch.uint8)
 _UNUSED_SECONDS = 30 * 86400.0
 
@@ -131,8 +132,8 @@ def publish(client: Client, data: Data) -> str:
 def fetch(client: Client, session: str, sha256: str, say: Callable[[str], None] = lambda line: None) -> Data:
     """The data of a session, from this machine's folder of such data or else from the server.
 
-    say: told of the progress, in a line. Raises `LinkError` (the connection, or other bytes than those that the session
-    names), `RecipeError` (this machine's disk, or a blob that cannot be read).
+    say: told of the progress in a line, if there is much to fetch. Raises `LinkError` (the connection, or other bytes
+    than those that the session names), `RecipeError` (this machine's disk, or a blob that cannot be read).
     """
     path = Path(jupyter_runtime_dir()) / "jupyter_swarm" / "data" / f"{sha256}.safetensors"
     try:
@@ -167,7 +168,8 @@ def _download(client: Client, session: str, sha256: str, path: Path, say: Callab
                     with client.blob_pieces(session, sha256, file.tell()) as pieces:
                         for piece in pieces:
                             file.write(piece)
-                            say(f"data: {bytes_text(file.tell())} of {bytes_text(total)}")
+                            if total > _LARGE_BYTES:
+                                say(f"data: {bytes_text(file.tell())} of {bytes_text(total)}")
                 except LinkError:
                     failures += 1
                     if failures == _TRIES:

@@ -143,7 +143,8 @@ def blob_and_hash() -> tuple[bytes, str]:
     return blob, hashlib.sha256(blob).hexdigest()
 
 
-def test_data_is_fetched_once_and_then_kept(folder: Path) -> None:
+def test_data_is_fetched_once_and_then_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "_LARGE_BYTES", 1000)
     blob, sha256 = blob_and_hash()
     server, said = Server(blob), list[str]()
     for _ in range(2):

@@ -1,0 +1,117 @@
+"""Memory of this machine: what is free, what a piece of work takes at most, what a peer needs for its vectors."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from ..optim.slices import slot_names
+from ..protocol.layout import Layout
+from ..protocol.rules import Codec, RoundRule, Sophia
+from ..shards.carried import packet_codecs
+
+_SAMPLE_SECONDS = 0.002
+_CGROUPS = Path("/sys/fs/cgroup")
+_WIDTH = {Codec.FP32: 4, Codec.FP16: 2, Codec.BF16: 2, Codec.INT8: 1, Codec.INT64: 8}
+
+
+class Memory(NamedTuple):
+    """Bytes that are free now, and bytes that there are."""
+
+    free: int
+    total: int
+
+
+def memory_of(device: torch.device) -> Memory:
+    """Of the GPU; of the machine, or of what a container lets this process have of it, where there is none."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        # What torch keeps for later is ours to use.
+        return Memory(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total)
+    machine = psutil.virtual_memory()
+    limit, used = container_memory()
+    return Memory(min(machine.available, max(limit - used, 0)), min(machine.total, limit))
+
+
+def container_memory(root: Path = _CGROUPS) -> tuple[int, int]:
+    """(limit, used) in bytes of the control group, version 2 or 1, that this process is in; no limit is a large one."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        try:
+            text = (root / limit).read_text().strip()
+            in_use = int((root / used).read_text())
+            rows = dict(line.split() for line in (root / cache).read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        # Files that are cached make room when memory is asked for.
+        in_use -= int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+        return (1 << 62 if text == "max" else int(text)), max(in_use, 0)
+    return 1 << 62, 0
+
+
+class Peak:
+    """`bytes`, after the block: what was taken at most beyond what was in use at its beginning.
+
+    On CUDA the allocator's own count; elsewhere the resident memory of the process, looked at every 2 ms, so that a
+    shorter peak is missed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.bytes = 0
+        self._device = device
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="swarm-memory", daemon=True)
+
+    def __enter__(self) -> Peak:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            self._before = self._process.memory_info().rss
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            self._see(torch.cuda.max_memory_allocated(self._device))
+        else:
+            self._done.set()
+            self._thread.join()
+            self._see(self._process.memory_info().rss)
+
+    def _watch(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
+            self._see(self._process.memory_info().rss)
+
+    def _see(self, in_use: int) -> None:
+        self.bytes = max(self.bytes, in_use - self._before)
+
+
+def peer_bytes(layout: Layout, rule: RoundRule) -> tuple[int, int]:
+    """Bytes that a peer's vectors need beside its model and one set of gradients: where the model is, and on the CPU.
+
+    Where the model is: a second set of gradients (the sum of those of earlier leases), or the inner optimizer's
+    moments; what Sophia estimates. On the CPU: the view, the contribution (where the model is on the CPU, that is the
+    first set of gradients), one that is late, and the packets of the next version.
+    """
+    parameters, everything = 4 * layout.parameters, 4 * layout.elements
+    if rule.contribution == "gradient_sum":
+        vectors = 3 if isinstance(rule.optimizer, Sophia) else 1
+    else:
+        vectors = len(slot_names(rule.inner_optimizer)) if rule.inner_optimizer is not None else 0
+    packets = sum(
+        _WIDTH[codec] * (layout.sections[section][1] - layout.sections[section][0])
+        for section, codec in packet_codecs(rule).items()
+    )
+    late = parameters if rule.staleness else 0
+    return vectors * parameters, everything + late + packets
