@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..optim.torch_optimizer import RuleOptimizer
 from ..protocol.layout import Stream
+from ..protocol.manifest import Manifest
 from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, Sophia, check_rule, rule_of
 from ..shards.gradients import GradientSum, places_in
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
+from .checkpoints import Checkpoint, export_files, save_checkpoint
 from .compute import Computer, LossSum, prepare
 from .recipe import Recipe
 
@@ -121,6 +124,27 @@ class Training:
         """The history as a figure, by "round", "samples" or "time"; options as of `history().swarm.plot`."""
         figure: Figure = self.history().swarm.plot(x, **options)
         return figure
+
+    def save(self, folder: str | Path) -> Checkpoint:
+        """Write the model as a checkpoint into `folder`, as `from_pretrained` and `host(start=)` open it, instead of one
+        that is there. Raises `CheckpointError` if the disk does not take it, or what stops the recipe's export()."""
+        last = self.entries[-1] if self.entries else {}
+        held_out = self.evaluations[-1] if self.evaluations else {}
+        metrics = {"loss": last["loss"]} if last else {}
+        metrics |= {f"held_out_{name}": value for name, value in held_out.items() if name not in ("round", "count")}
+        facts = Manifest(
+            name=self.recipe.name,
+            version=self.round,
+            files=(),
+            layout_digest="",
+            view_digest="",
+            samples=self.samples_done,
+            recipe=self.recipe.sha256 if self.recipe.source else "",
+            strategy=last.get("strategy", ""),
+            metrics=metrics,
+        )
+        vector = FlatVector.of(self._computer.layout, self.model)
+        return save_checkpoint(folder, vector, facts, export_files(self.recipe, self._computer))
 
     def run(self, rounds: int, each: Callable[[str], None] = lambda line: None) -> Training:
         """So many rounds more, with evaluations as the recipe wants them; `each` is told of every round in a line.

@@ -24,15 +24,17 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..protocol.errors import CheckpointError, LayoutError
-from ..protocol.manifest import MANIFEST_FILE, FileEntry, FileHash, Manifest, read_manifest
+from ..protocol.errors import CheckpointError, LayoutError, RecipeError
+from ..protocol.manifest import MANIFEST_FILE, FileEntry, FileHash, Manifest, check_export_names, read_manifest
 from ..shards.layout import shared_tensors
 from ..shards.vector import FlatVector
 from ..store.atomic import Buffer
 from ..store.checkpoints import PART_BYTES, weight_files
 from .client import Client
+from .compute import Computer
 from .fetching import Source, fetch, is_whole
 from .progress import Line, bytes_text
+from .recipe import Recipe, call
 
 _PART = ".part"
 
@@ -217,6 +219,17 @@ def checkpoints_of(client: Client, session: str) -> list[Checkpoint]:
     return found
 
 
+def export_files(recipe: Recipe, computer: Computer) -> dict[str, bytes]:
+    """What the recipe's export() gives, name -> bytes. Raises `RecipeError`, `CheckpointError` for a name."""
+    if recipe.export is None:
+        return {}
+    files = call(recipe.export, "export()", computer.model, computer.data)
+    if not isinstance(files, Mapping) or not all(isinstance(content, bytes) for content in files.values()):
+        raise RecipeError("The recipe's export() did not return name -> bytes.", todo="Return {'config.json': b'…'}.")
+    check_export_names(files)
+    return dict(files)
+
+
 def save_checkpoint(
     folder: str | Path, vector: FlatVector, facts: Manifest, export: Mapping[str, bytes], part_bytes: int = PART_BYTES
 ) -> Checkpoint:
@@ -238,6 +251,8 @@ def save_checkpoint(
             software=f"jupyter_swarm {__version__}",
             created=time.time(),
         )
+        for older in set(folder.glob("model*.safetensors*")) - {folder / entry.name for entry in entries}:
+            older.unlink()  # of a model in more parts, or fewer
         identity = _write(folder / MANIFEST_FILE, [manifest.encode()])
     return Checkpoint(manifest, identity.sha256, folder)
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 import safetensors.torch
 
-from ..protocol.errors import RecipeError
-from ..protocol.manifest import check_export_names
 from ..protocol.rules import SessionSettings, SessionSpec, check_spec
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, export_files
 from .client import Client
 from .compute import Computer
 from .published import publish
-from .recipe import Recipe, call
+from .recipe import Recipe
 
 
 def open_session(
@@ -52,14 +48,3 @@ def open_session(
         export=tuple((file, client.put_blob(content)) for file, content in files.items()),
     )
     return client.open(spec, computer.layout)
-
-
-def export_files(recipe: Recipe, computer: Computer) -> dict[str, bytes]:
-    """What the recipe's export() gives, name -> bytes. Raises `RecipeError`, `CheckpointError` for a name."""
-    if recipe.export is None:
-        return {}
-    files = call(recipe.export, "export()", computer.model, computer.data)
-    if not isinstance(files, Mapping) or not all(isinstance(content, bytes) for content in files.values()):
-        raise RecipeError("The recipe's export() did not return name -> bytes.", todo="Return {'config.json': b'…'}.")
-    check_export_names(files)
-    return dict(files)
