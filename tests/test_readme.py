@@ -77,6 +77,6 @@ def test_the_api_with_a_recipe_in_a_file(server):
     try:
         kernel.run(f"import os; os.chdir({str(server.folder)!r})")
         assert LINK.search(kernel.run(code))
-        assert kernel.evaluate("[entry['round'] for entry in session.history]") == [1, 2, 3, 4]
+        assert kernel.evaluate("session.history().loss.dropna('round')['round'].values.tolist()") == [1, 2, 3, 4]
     finally:
         kernel.close()

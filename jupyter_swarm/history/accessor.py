@@ -69,9 +69,12 @@ class SwarmAccessor:
         return read_card(text)
 
     def speed(self) -> float:
-        """Samples a second by the clock on the wall, all peers together; nan with less than two rounds."""
+        """Samples a second by the clock on the wall, all peers together; nan with less than two rounds.
+
+        The first round does not count: it pays for what happens once, and in a session nobody knows when it began.
+        """
         one = self._one()
-        known = np.isfinite(one.seconds.values)
+        known = np.isfinite(one.seconds.values) & (one["round"].values > 1)
         seconds = float(one.seconds.values[known].sum())
         return float(one.samples.values[known].sum()) / seconds if seconds else math.nan
 

@@ -47,8 +47,8 @@ def build_alone(
 def _record(entry: Entry) -> RoundRecord:
     before = entry.samples_done - entry.samples
     part = Contributor(
-        1, 1, NAME, entry.samples, ((before, entry.samples_done),), entry.round - 1, entry.loss_sum, entry.loss_count, {},
-        steps=entry.steps, seconds=entry.seconds,
+        1, 1, NAME, entry.samples, ((before, entry.samples_done),), entry.round - 1, entry.loss_sum, entry.loss_count,
+        {}, steps=entry.steps, seconds=entry.seconds,
     )  # fmt: skip
     return RoundRecord(
         "", 1, entry.round, 1, (part,), entry.samples, (), BookState(entry.samples_done, (), entry.samples_done), (),

@@ -63,7 +63,11 @@ def dataset_of(
     rounds = _rounds(rows, records)
     peers = _peers(rows, records)
     table = _Table(records, rounds, [peer.member for peer in peers])
-    variables = {**_of_peers(table), **_of_bytes(rows, table), **_of_rounds(records, rounds, seconds)}
+    variables = {
+        **_of_peers(table),
+        **_of_bytes(rows, table),
+        **_of_rounds(records, rounds, seconds or _seconds(records)),
+    }
     variables |= _of_evaluations(rows, table)
     variables |= _of_events(rows.events, {peer.member: peer.name for peer in peers} | _names(rows.members))
     times = _spread([record.unix_time for record in records], records, rounds, math.nan)
@@ -159,7 +163,7 @@ def _of_bytes(rows: Rows, table: _Table) -> Variables:
     }
 
 
-def _of_rounds(records: list[RoundRecord], rounds: Array, seconds: Sequence[float] | None) -> Variables:
+def _of_rounds(records: list[RoundRecord], rounds: Array, seconds: Sequence[float]) -> Variables:
     def spread(values: list[Any], empty: Any) -> Array:
         return _spread(values, records, rounds, empty)
 
@@ -167,7 +171,7 @@ def _of_rounds(records: list[RoundRecord], rounds: Array, seconds: Sequence[floa
     skipped = [sum(skip.range[1] - skip.range[0] for skip in record.skips) for record in records]
     return {
         "loss": ("round", spread([record.mean_loss for record in records], math.nan), _units("1", "training loss")),
-        "seconds": ("round", spread(list(seconds or _seconds(records)), math.nan), _units("s", "time since the round before")),
+        "seconds": ("round", spread(list(seconds), math.nan), _units("s", "time since the round before")),
         "learning_rate": (
             "round", spread([record.learning_rate for record in records], math.nan), _units("1", "learning rate"),
         ),

@@ -41,8 +41,9 @@ _CELL = """
 import jupyter_swarm
 session = jupyter_swarm.join({link!r}, "colab", agree={digest!r})
 finished = session.wait(120)
-print("finished", finished, "rounds", len(session.history), "digest", session.digest())
-print("loss", session.history[0]["loss"], session.history[-1]["loss"], "samples", session.status().samples_here)
+losses = session.history().loss.dropna("round").values
+print("finished", finished, "rounds", len(losses), "digest", session.digest())
+print("loss", losses[0], losses[-1], "samples", session.status().samples_here)
 session.leave()
 """
 

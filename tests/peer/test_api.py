@@ -16,6 +16,7 @@ import torch
 
 from jupyter_swarm.peer import api
 from jupyter_swarm.peer.client import Client
+from jupyter_swarm.peer.founding import open_session
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.record import Record, Status
 from jupyter_swarm.protocol.errors import InviteError, LinkError, RecipeError, SessionError, SettingError
@@ -72,11 +73,12 @@ def test_one_peer_in_a_session_is_the_training_alone(server: Server) -> None:
     expected = FlatVector.of(layout, alone.model).sections[Stream.PARAMETERS]
     got = FlatVector.of(layout, session.model).sections[Stream.PARAMETERS]
     assert torch.linalg.vector_norm(got - expected) <= 1e-5 * torch.linalg.vector_norm(expected)
-    assert [entry["round"] for entry in session.history] == list(range(1, 13))
-    for ours, theirs in zip(session.history, alone.entries, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-    assert session.evaluations[-1]["round"] == 12
-    assert session.evaluations[-1]["accuracy"] == pytest.approx(alone.evaluations[-1]["accuracy"])
+    ours, theirs = session.history().sel(round=slice(1, None)), alone.history()
+    assert ours["round"].values.tolist() == list(range(1, 13))
+    assert ours.loss.values == pytest.approx(theirs.loss.values, rel=1e-4)
+    assert ours.held_out_accuracy.dropna("round").values == pytest.approx(
+        theirs.held_out_accuracy.dropna("round").values
+    )
 
 
 def test_two_processes_train_one_model_and_leave_nothing_behind(server: Server, tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_two_processes_train_one_model_and_leave_nothing_behind(server: Server, 
         out, _ = bob.communicate(timeout=60)
     assert bob.returncode == 0
     assert out.split()[-2:] == ["40", session.digest()]
-    assert any(entry["contributions"] == 2 for entry in session.history)
+    assert session.history().contributions.max() == 2
     session.leave()
     assert session.status().state == "left"
     assert swarm_threads() == []
@@ -173,9 +175,9 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_opened(
     settings: dict[str, object], says: str
 ) -> None:
     with pytest.raises(SettingError, match=says):
-        api._open(
+        open_session(
             Client("http://127.0.0.1:9", {}), recipe(), "toy", api._settings_of(recipe(), None, settings),
-            api.prepare(recipe(), 0),
+            api.prepare(recipe(), 0), None,
         )  # fmt: skip
 
 
@@ -251,8 +253,7 @@ def test_a_host_that_does_not_train_sees_the_session_through_the_server(server: 
     with second_peer(session.invite().link, "bob", session.recipe.sha256, tmp_path / "bob") as bob:
         assert session.wait(60)
         bob.communicate(timeout=60)
-    assert [entry["round"] for entry in session.history] == list(range(1, 7))
-    assert session.evaluations[-1]["round"] == 6
+    assert session.history().loss.dropna("round")["round"].values.tolist() == list(range(1, 7))
 
 
 def test_training_goes_on_after_the_server_was_killed_and_started_again(own_server: Server) -> None:
@@ -268,7 +269,8 @@ def test_training_goes_on_after_the_server_was_killed_and_started_again(own_serv
 
 
 def test_a_peer_whose_leases_fail_says_so_and_pauses(server: Server) -> None:
-    session = api.host(recipe(PLAIN.replace("x, y = batch", "x, y = batch; 1 / 0", 1)), rounds=LONG, server=server.url)
+    broken = recipe(PLAIN.replace("x, y = batch", "x, y = batch; 1 / 0", 1))
+    session = api.host(broken, rounds=LONG, preflight=False, server=server.url)
     reaches(session, lambda status: status.state == "paused")
     status = session.status()
     assert "ZeroDivisionError" in status.reason
