@@ -36,20 +36,26 @@ from .client import Client
 
 _ECHO_SECONDS = 60.0
 _PINGS = 3
+_BLOCKED = "Something on the way (a proxy, a virus scanner) stops WebSockets: try another network, or ask for them."
 _SLOW_ROUND_SECONDS = 2.0
 _NO_RECIPE = "0" * 64
 _SHOWN_DIGITS = 12
 # https://www.openssl.org/docs/man3.0/man3/X509_STORE_CTX_get_error.html
+_UNKNOWN_AUTHORITY = (
+    "Its certificate is signed by an authority that this machine does not know.",
+    "Set SSL_CERT_FILE to that authority's certificate: usual in schools and firms that look into all traffic. Or the "
+    "server must send the whole chain of certificates.",
+)
+_OTHER_HOST = ("Its certificate is for another host name.", "Use the name in the link that the certificate is for.")
 _CERTIFICATE = {
     9: ("Its certificate is not valid yet.", "Check this machine's clock."),
     10: ("Its certificate has expired.", "Ask whoever runs the server to renew it; check this machine's clock."),
     18: ("Its certificate is self-signed.", "Set SSL_CERT_FILE to a copy of it that you got from the server's owner."),
-    19: ("Its certificate is signed by an authority that this machine does not know.", "Set SSL_CERT_FILE to that "
-         "authority's certificate; it is usual in schools and firms that look into all traffic."),
-    20: ("The server does not send the certificate that its own is signed with.", "Ask whoever runs the server to "
-         "install the whole chain of certificates."),
-    62: ("Its certificate is for another host name.", "Use the name in the link that the certificate is for."),
-}  # fmt: skip
+    19: _UNKNOWN_AUTHORITY,
+    20: _UNKNOWN_AUTHORITY,
+    62: _OTHER_HOST,
+    64: _OTHER_HOST,
+}
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -117,14 +123,12 @@ class _Examination:
     def run(self) -> Diagnosis:
         link_ok = self._try("link", self._link)
         if self._server:
-            network: list[tuple[str, Callable[[], _Found]]] = [("proxy", self._proxy), ("name", self._name), ("TCP", self._tcp), ("TLS", self._tls),
-                       ("HTTP", self._http)]  # fmt: skip
-            member: list[tuple[str, Callable[[], _Found]]] = [
-                ("invite", self._membership),
-                ("WebSocket", self._websocket),
-                ("speed", self._estimate),
-            ]
-            for name, check in network + (member if link_ok and self._invite else []):
+            checks: dict[str, Callable[[], _Found]] = {
+                "proxy": self._proxy, "name": self._name, "TCP": self._tcp, "TLS": self._tls, "HTTP": self._http,
+            }  # fmt: skip
+            if link_ok and self._invite:
+                checks |= {"invite": self._membership, "WebSocket": self._websocket, "speed": self._estimate}
+            for name, check in checks.items():
                 if not self._try(name, check) or self._role not in ("", "peer", "holder"):
                     break
         return Diagnosis(self._server, tuple(self._steps), *self._echo)
@@ -279,7 +283,12 @@ class _Examination:
         invite = self._invite
         assert invite is not None
         member = Client.of_member(invite)
-        opened = open_websocket(member.socket_url(invite.session), member.headers, self._seconds, lambda socket: None)
+        try:
+            opened = open_websocket(
+                member.socket_url(invite.session), member.headers, self._seconds, lambda socket: None
+            )
+        except LinkError as error:
+            raise LinkError(error.what, error.why, error.todo or _BLOCKED) from None
         late = threading.Event()
 
         def cut() -> None:
@@ -297,7 +306,7 @@ class _Examination:
             raise LinkError(
                 "The WebSocket opens, but what is sent does not come back"
                 + (f" within {_ECHO_SECONDS:.0f} s." if late.is_set() else ": the connection is cut."),
-                todo="Something on the way (a proxy, a virus scanner) stops it: try another network.",
+                todo=_BLOCKED,
             ) from None
         finally:
             timer.cancel()
