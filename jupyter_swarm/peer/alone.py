@@ -126,8 +126,8 @@ class Training:
         return figure
 
     def save(self, folder: str | Path) -> Checkpoint:
-        """Write the model as a checkpoint into `folder`, as `from_pretrained` and `host(start=)` open it, instead of one
-        that is there. Raises `CheckpointError` if the disk does not take it, or what stops the recipe's export()."""
+        """Write the model as a checkpoint into `folder`, instead of one that is there: `from_pretrained` and
+        `host(start=)` open it. Raises `CheckpointError` if the disk does not take it, `RecipeError` of export()."""
         last = self.entries[-1] if self.entries else {}
         held_out = self.evaluations[-1] if self.evaluations else {}
         metrics = {"loss": last["loss"]} if last else {}
