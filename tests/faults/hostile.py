@@ -93,7 +93,7 @@ class Hostile:
         """Announce what was computed, or something else."""
         announcement = m.Announce(
             self.welcome.generation, self.call.round, self.call.attempt, 1, 0, tuple(self.leases), self.norms,
-            self.loss, self.samples, contribution_bytes(self.vector.layout, self.rule),
+            self.loss, self.samples, contribution_bytes(self.vector.layout, self.rule, self.call.round),
         )  # fmt: skip
         self.say(msgspec.structs.replace(announcement, **different))
 
