@@ -279,7 +279,7 @@ class Member:
             lease.start, lease.stop, lease.learning_rate, lambda: self._inbox.has("voids steps"), own=lease.own
         )
         try:
-            while computed < lease.stop - lease.start and not self._inbox.has("ends steps"):
+            while computed < lease.stop - lease.start and not self.paused and not self._inbox.has("ends steps"):
                 loss = next(steps)
                 self._count(loss, steps=1)
                 computed += loss.samples

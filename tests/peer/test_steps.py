@@ -147,6 +147,16 @@ def test_a_peer_that_is_asked_for_what_it_has_contributes_that(room: Classroom) 
     assert (announce.steps, announce.loss_count) == (2, 6)
 
 
+def test_a_lease_that_comes_to_a_paused_peer_goes_back_whole(room: Classroom) -> None:
+    desk = room.join()
+    room.train(desk, 3)
+    desk.member.pause("by its user")
+    desk.member.handle(room.lease(9))
+    assert done(desk).computed == 0
+    desk.member.handle(ContributeNow(1, 1, 1))
+    assert room.announced(desk).steps == 1
+
+
 def test_a_lease_that_comes_when_it_is_too_late_goes_back_whole(room: Classroom) -> None:
     desk = room.join()
     desk.inbox.put(ContributeNow(1, 1, 1))

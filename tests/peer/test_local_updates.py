@@ -1,0 +1,212 @@
+"""Rounds of steps over real sockets: every peer ends at one view, every sample counts once, nobody is waited for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from jupyter_swarm.peer import api
+from jupyter_swarm.peer.client import Client
+from jupyter_swarm.peer.compute import prepare
+from jupyter_swarm.peer.identity import Identity
+from jupyter_swarm.peer.recipe import Recipe
+from jupyter_swarm.peer.record import Record, Status
+from jupyter_swarm.peer.session import Session
+from jupyter_swarm.peer.trainer import Trainer
+from jupyter_swarm.protocol.layout import Stream
+from jupyter_swarm.shards.vector import FlatVector
+
+from .classroom import NORMED, PLAIN
+from .conftest import Server
+
+pytestmark = pytest.mark.usefixtures("kernel")
+
+LOCAL = "LocalUpdates(steps=4, batch=3, grace=2.0)"
+WARM = f"WarmStart(EveryStep(target_batch=12), 3, {LOCAL})"
+
+
+def recipe(strategy: str, text: str = PLAIN) -> Recipe:
+    text = text.replace("EveryStep, Recipe", "EveryStep, LocalUpdates, Recipe, WarmStart")
+    return Recipe.from_source(text.replace("EveryStep(target_batch=12)", strategy, 1))
+
+
+class Peer:
+    """One of several peers in this process. It stops in its first step at version `stops_at` until `gate` is set."""
+
+    def __init__(self, session: Session, server: Server, folder: Path, name: str, stops_at: int) -> None:
+        self.stops_at = stops_at
+        self.gate = threading.Event()
+        self.stopped = threading.Event()
+        client = Client.of_member(session.invite())
+        self.record = Record(session.id)
+        ours = msgspec.structs.replace(session.recipe, loss=self._gated(session.recipe.loss))
+        self.computer = prepare(ours, session.recipe.seed)
+        self.trainer = Trainer(
+            client.socket_url(session.id),
+            client.headers,
+            self.computer,
+            self.record,
+            Identity(server.url, session.id, name, folder),
+            session.recipe.sha256,
+            name,
+        )
+        self.trainer.start()
+
+    def _gated(self, loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def gated(*arguments: Any) -> torch.Tensor:
+            if torch.is_grad_enabled() and self.record.status.version >= self.stops_at and not self.gate.is_set():
+                self.stopped.set()
+                assert self.gate.wait(60)
+            return loss(*arguments)
+
+        return gated
+
+    def reaches(self, condition: Callable[[Status], bool]) -> None:
+        """Fails unless the peer's status fulfils `condition` before long."""
+        met = self.record.wait_for(lambda status: condition(status) or status.state == "failed", 60)
+        assert met, self.record.status
+        assert condition(self.record.status), self.record.status
+
+
+Join = Callable[..., Peer]
+
+
+@pytest.fixture
+def join(server: Server, tmp_path: Path) -> Iterator[Join]:
+    peers: list[Peer] = []
+
+    def join(session: Session, name: str, stops_at: int = 10**6) -> Peer:
+        peers.append(Peer(session, server, tmp_path / "identities", name, stops_at))
+        return peers[-1]
+
+    yield join
+    for peer in peers:
+        peer.gate.set()
+        peer.trainer.leave()
+
+
+def records(session: Session) -> list[dict[str, Any]]:
+    return list(session._client.records(session.id))
+
+
+def check_once(rounds: list[dict[str, Any]]) -> None:
+    """No position is in two contributions, and all before the cursor are in one, or wait to be leased again."""
+    taken = [tuple(pair) for record in rounds for one in record["contributors"] for pair in one["leases"]]
+    book = rounds[-1]["book"]
+    parts = sorted(taken + [tuple(pair) for pair in book["pool"]])
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(parts)), parts
+    assert sum(stop - start for start, stop in taken) == book["consumed"] == sum(r["samples"] for r in rounds)
+    assert sum(stop - start for start, stop in parts) == parts[-1][1] == book["cursor"]
+
+
+# Not a warm start with batch norm: the batches it normalises in a round of samples are leases, however large.
+@pytest.mark.parametrize(
+    ("strategy", "text"),
+    [(LOCAL, PLAIN), (LOCAL, NORMED), (WARM, PLAIN)],
+    ids=["local", "local with batch norm", "warm start"],
+)
+def test_one_peer_in_a_session_is_the_training_alone(server: Server, strategy: str, text: str) -> None:
+    session = api.host(recipe(strategy, text), rounds=6, server=server.url)
+    assert session.wait(60)
+    alone = api.train(recipe(strategy, text), rounds=6)
+    layout = session._computer.layout
+    expected = FlatVector.of(layout, alone.model).sections[Stream.PARAMETERS]
+    got = FlatVector.of(layout, session.model).sections[Stream.PARAMETERS]
+    assert torch.linalg.vector_norm(got - expected) <= 1e-5 * torch.linalg.vector_norm(expected)
+    for ours, theirs in zip(session._record.history, alone.entries, strict=True):
+        for name in ("round", "strategy", "steps", "samples", "samples_done", "learning_rate"):
+            assert ours[name] == theirs[name]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    check_once(records(session))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_peers_end_at_one_view_and_every_sample_counts_once(server: Server, join: Join, count: int) -> None:
+    session = api.host(recipe(WARM, NORMED), rounds=8, train=False, minimum_peers=count, server=server.url)
+    peers = [join(session, f"peer {number}") for number in range(count)]
+    for peer in peers:
+        peer.reaches(lambda status: status.state == "finished")
+    assert len({peer.trainer.digest() for peer in peers}) == 1
+    rounds = records(session)
+    assert [record["strategy"] for record in rounds] == ["EveryStep"] * 3 + ["LocalUpdates"] * 5
+    assert {one["peer"] for record in rounds for one in record["contributors"]} == {
+        peer.record.status.peer for peer in peers
+    }
+    for record in rounds[3:]:
+        for one in record["contributors"]:
+            assert 1 <= one["steps"] <= 4
+            assert 3 * (one["steps"] - 1) < one["weight"] <= 3 * one["steps"]
+    check_once(rounds)
+
+
+def test_a_peer_that_stops_in_mid_round_holds_up_nobody_and_counts_a_round_late(server: Server, join: Join) -> None:
+    session = api.host(recipe(LOCAL), rounds=10**6, train=False, minimum_peers=2, server=server.url)
+    ann, bob = join(session, "ann", stops_at=3), join(session, "bob", stops_at=2)
+    assert bob.stopped.wait(60)
+    # Round 3 ends without him. Round 4 does not before he has told what he had, and has work again.
+    assert ann.stopped.wait(60)
+    assert ann.record.status.version == 3
+    bob.gate.set()
+    bob.reaches(lambda status: status.version == 3 and status.state == "training")
+    ann.gate.set()
+    ann.reaches(lambda status: status.version > 6)
+    session.stop()
+    for peer in (ann, bob):
+        peer.reaches(lambda status: status.state == "finished")
+    assert ann.trainer.digest() == bob.trainer.digest()
+    rounds = records(session)
+    late = [
+        (record["round"], one["peer"])
+        for record in rounds
+        for one in record["contributors"]
+        if one["base_version"] < record["round"] - 1
+    ]
+    assert late == [(4, bob.record.status.peer)]
+    check_once(rounds)
+
+
+def test_a_peer_that_stops_for_many_rounds_goes_on_from_where_the_class_is(server: Server, join: Join) -> None:
+    session = api.host(recipe(LOCAL), rounds=10**6, train=False, minimum_peers=1, server=server.url)
+    ann, bob = join(session, "ann"), join(session, "bob", stops_at=2)
+    assert bob.stopped.wait(60)
+    ann.reaches(lambda status: status.version >= 6)
+    bob.gate.set()
+    bob.reaches(lambda status: status.version >= 8)
+    session.stop()
+    for peer in (ann, bob):
+        peer.reaches(lambda status: status.state == "finished")
+    assert ann.trainer.digest() == bob.trainer.digest()
+    check_once(records(session))
+
+
+def test_a_paused_peer_contributes_the_steps_that_it_has_made(server: Server, join: Join) -> None:
+    session = api.host(recipe(LOCAL), rounds=10**6, train=False, server=server.url)
+    ann = join(session, "ann", stops_at=2)
+    assert ann.stopped.wait(60)
+    ann.trainer.pause("by its user")
+    ann.gate.set()
+    ann.reaches(lambda status: status.state == "paused" and status.version == 3)
+    ann.trainer.resume()
+    ann.reaches(lambda status: status.version >= 4)
+    session.stop()
+    ann.reaches(lambda status: status.state == "finished")
+    rounds = records(session)
+    assert [record["contributors"][0]["steps"] for record in rounds[:4]] == [4, 4, 1, 4]
+    check_once(rounds)
+
+
+def test_a_recipe_that_does_not_return_keeps_nobody_from_leaving(server: Server, join: Join) -> None:
+    session = api.host(recipe(LOCAL), rounds=10**6, train=False, server=server.url)
+    ann = join(session, "ann", stops_at=0)
+    assert ann.stopped.wait(60)
+    assert not ann.trainer.leave(0.2)
+    bob = join(session, "bob")
+    bob.reaches(lambda status: status.version >= 2)
+    check_once(records(session))
