@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Iterable
@@ -112,6 +113,7 @@ def read_card(text: str) -> RunCard:
     return msgspec.json.decode(text, type=RunCard)
 
 
+@functools.cache
 def software() -> dict[str, str]:
     """Versions of Python, the system and the packages that numbers depend on, as far as they are installed."""
     found = {"python": platform.python_version(), "system": platform.platform(terse=True)}

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_swarm.history import Rows, build, build_alone, dataset_of
@@ -40,6 +40,7 @@ def sessions(draw: st.DrawFn) -> list[RoundRecord]:
     return result
 
 
+@settings(max_examples=40)
 @given(sessions(), st.randoms())
 def test_any_order_and_repetition_of_pages_is_the_same_history(records: list[RoundRecord], random: object) -> None:
     whole = build(plain(*records))
@@ -52,6 +53,7 @@ def test_any_order_and_repetition_of_pages_is_the_same_history(records: list[Rou
     xr.testing.assert_identical(dataset_of(rows), whole)
 
 
+@settings(max_examples=40)
 @given(sessions())
 def test_every_contribution_is_counted_once(records: list[RoundRecord]) -> None:
     history = build(plain(*records))
