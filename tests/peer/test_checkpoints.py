@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -294,6 +295,24 @@ def test_a_server_killed_while_it_writes_has_nothing_half(own_server: Server, tm
     assert list(blobs.glob("*.tmp")) == []
     kept.download(tmp_path / "there", progress=False)
     assert open_checkpoint(tmp_path / "there").sha256 == kept.sha256
+
+
+def test_a_server_that_died_before_the_last_checkpoint_writes_it_when_it_starts(own_server: Server) -> None:
+    session = api.host(Recipe.from_source(PLAIN), rounds=2, server=own_server.url)
+    assert session.wait(60)
+    (final,) = wait_for(session, 1)
+    session.leave()
+    own_server.stop()
+    (file,) = own_server.folder.rglob("swarm.sqlite")
+    with contextlib.closing(sqlite3.connect(file)) as record:
+        record.execute("UPDATE sessions SET state = 'running', ended = NULL")
+        record.execute("DELETE FROM checkpoints")
+        record.commit()
+    own_server.start()
+    (again,) = wait_for(session, 1)
+    assert (again.name, again.version) == ("final", 2)
+    assert again.manifest.files == final.manifest.files
+    assert again.manifest.view_digest == final.manifest.view_digest
 
 
 def test_who_trained_alone_saves_the_same_kind_of_checkpoint(server: Server, tmp_path: Path) -> None:

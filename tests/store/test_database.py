@@ -19,6 +19,7 @@ from jupyter_swarm.protocol.invites import hash_secret, new_secret
 from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
 from jupyter_swarm.protocol.records import BookState, Contributor, RoundRecord, ShardDigest, Skip
 from jupyter_swarm.protocol.rules import SGD, RoundRule, SessionSettings, SessionSpec
+from jupyter_swarm.store import database as database_module
 from jupyter_swarm.store.database import SCHEMA_VERSION, Database
 from jupyter_swarm.store.rows import Event, Member, Metric
 
@@ -371,3 +372,46 @@ def test_the_layer_can_be_loaded_without_torch() -> None:
     modules = "atomic, blobs, database, journal, paths, rows"
     code = f"import sys\nfrom jupyter_swarm.store import {modules}\nsys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_checkpoints_are_numbered_listed_and_forgotten(database: Database, reopen: Callable[[], Database]) -> None:
+    first = database.add_checkpoint("cs101", "round-5", 5, "ab" * 32, 1000.0)
+    second = database.add_checkpoint("cs101", "mine", 5, "cd" * 32, 1001.0)
+    assert (first.number, second.number) == (1, 2)
+    database = reopen()
+    assert database.checkpoints("cs101") == [first, second]
+    database.delete_checkpoint("cs101", 1)
+    assert database.checkpoints("cs101") == [second]
+    with pytest.raises(SessionError, match="no session 'nobody'"):
+        database.add_checkpoint("nobody", "x", 1, "ab" * 32, 1.0)
+    database.delete_session("cs101")
+    assert database.checkpoints("cs101") == []
+
+
+def test_the_newest_of_each_metric_at_a_version(database: Database) -> None:
+    rows = [(1, "", "loss", 4.0), (3, "", "loss", 2.0), (2, "", "held_out_loss", 6.0), (3, "ann", "bytes_up", 8.0)]
+    database.add_metrics(Metric("cs101", version, member, name, value, 2) for version, member, name, value in rows)
+    database.add_metrics([Metric("cs101", 3, "", "odd", float("nan"), 1)])
+    assert database.latest_metrics("cs101", 2) == {"held_out_loss": 3.0, "loss": 2.0}
+    assert database.latest_metrics("cs101", 9) == {"held_out_loss": 3.0, "loss": 1.0}
+
+
+def test_an_older_file_gains_what_it_lacks(path: Path) -> None:
+    """As the first release wrote it: without checkpoints, with sessions that go on."""
+    connection = sqlite3.connect(path)
+    connection.executescript(f"BEGIN; {database_module._STEPS[0]} PRAGMA user_version = 1; COMMIT;")
+    row = ("old", json_of(SPEC), json_of(LAYOUT), "running", 1.0, None, 3)
+    connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    connection.commit()
+    connection.close()
+    database = Database(path)
+    assert [(session.session, session.generation) for session in database.sessions()] == [("old", 3)]
+    database.add_checkpoint("old", "first", 0, "ab" * 32, 2.0)
+    database.close()
+    again = Database(path)
+    assert [checkpoint.name for checkpoint in again.checkpoints("old")] == ["first"]
+    again.close()
+
+
+def json_of(value: msgspec.Struct) -> str:
+    return msgspec.json.encode(value).decode()
