@@ -55,7 +55,8 @@ class Samples:
         self._dataset: Any = source
         if isinstance(source, (tuple, list)) and source and all(isinstance(part, torch.Tensor) for part in source):
             if len({len(part) for part in source}) != 1:
-                raise RecipeError(f"The tensors of the data differ in length: {[len(part) for part in source]}.")
+                lengths = [len(part) for part in source]
+                raise RecipeError(f"The tensors of the data differ in length: {lengths}.", todo="Make them equal.")
             self.tensors = tuple(source)
         elif source is not None and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
             raise RecipeError(

@@ -21,8 +21,8 @@ from ..protocol.errors import RecipeError
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*")
 _MAGIC = re.compile(r"\s*(?:%|!|\?|[\w, ]+=\s*[%!])|.*\?\s*$")
-# What a notebook adds to the builtins is not there for peers in a terminal.
 _OWN = {"__file__", "__builtins__", "__annotations__", "__class__", "__module__", "__qualname__", "WindowsError"}
+# What a notebook adds to the builtins is not there for peers in a terminal.
 _BUILTINS = ({*dir(builtins), *dir(ModuleType(""))} | _OWN) - {"get_ipython", "display"}
 # With these a name may come about in ways that no analysis sees.
 _DEFINE_UNSEEN = frozenset({"exec", "globals", "vars", "locals", "builtins"})
