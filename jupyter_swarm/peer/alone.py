@@ -19,6 +19,7 @@ from ..strategies import rules_of
 from .checkpoints import Checkpoint, export_files, save_checkpoint
 from .compute import Computer, LossSum, prepare
 from .recipe import Recipe
+from .record import speed_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -159,7 +160,9 @@ class Training:
             if self.round == last or (every and self.round % every == 0):
                 metrics = self.evaluate()
             shown = [f"round {self.round}/{last}", f"loss {entry['loss']:.4f}"]
-            each("  ".join(shown + [f"held-out {name} {value:.4g}" for name, value in metrics.items()]))
+            shown += [f"held-out {name} {value:.4g}" for name, value in metrics.items()]
+            speed = entry["samples"] / max(entry["seconds"], 1e-9)
+            each("  ".join([*shown, speed_text(speed, self.recipe.predictions)]))
         return self
 
     def _follow(self) -> RoundRule:

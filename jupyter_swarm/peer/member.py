@@ -214,7 +214,7 @@ class Member:
         self.version = version
         self.arrivals.has(version)
         self._begin()
-        self._record.set(version=self.version)
+        self._record.set(version=self.version, strategy=self.rule.strategy)
         self._idle("")
         self._port.send(Synced(self.generation, self.version, self.view.digest_all()))
         self._want_work()
@@ -435,7 +435,7 @@ class Member:
 
     def _add_round(self, commit: Commit) -> None:
         here = self._stopwatch.lap()
-        strategy = self._spec.rule_of(commit.round).strategy
+        done = self._spec.rule_of(commit.round)
         self._record.add_round(
             {
                 "round": commit.round,
@@ -443,14 +443,14 @@ class Member:
                 "learning_rate": commit.learning_rate,
                 "samples_done": commit.samples_done,
                 "contributions": commit.contributions,
-                "strategy": strategy,
+                "strategy": done.strategy,
                 "samples": here.samples,
                 "steps": here.steps,
                 "computing": here.computing,
                 "waiting": here.waiting,
             }
         )
-        self._record.set(samples_here=self._stopwatch.done.samples, strategy=strategy)
+        self._record.set(samples_here=self._stopwatch.done.samples, strategy=self.rule.strategy)
 
     def _abort(self, abort: Abort) -> None:
         self.arrivals.drop(abort.round, abort.attempt)

@@ -13,6 +13,12 @@ OVER: tuple[State, ...] = ("left", "failed")
 _NOTES = 50
 
 
+def speed_text(samples_per_second: float, predictions: int) -> str:
+    """A speed for people: in tokens where a sample is a window of them."""
+    speed = samples_per_second * predictions
+    return f"{speed:,.{0 if speed >= 10 else 2}f} {'tokens' if predictions > 1 else 'samples'}/s"
+
+
 class Status(msgspec.Struct, frozen=True):
     """What is going on, for people; `state` is for programs. `reason` says why nothing moves when nothing does.
 
@@ -44,9 +50,7 @@ class Status(msgspec.Struct, frozen=True):
             parts.append(f"loss {self.loss:.4f}")
         parts += [f"held-out {name} {value:.4g}" for name, value in self.metrics.items()]
         if self.samples_per_second:
-            unit = "tokens" if self.predictions > 1 else "samples"
-            speed = self.samples_per_second * self.predictions
-            parts.append(f"{speed:,.{0 if speed >= 10 else 2}f} {unit}/s")
+            parts.append(speed_text(self.samples_per_second, self.predictions))
         reason = self.reason.partition("\n")[0]
         parts.append(f"{self.state}: {reason}" if reason else self.state)
         return "  ".join(parts)
