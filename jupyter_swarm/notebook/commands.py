@@ -159,7 +159,8 @@ def set_(_: Notebook, arguments: Namespace) -> None:
     if not changes:
         raise SettingError("It is not said what to set.", todo="For example: %swarm set lr=3e-4")
     settings = api.current().set(**changes)
-    now = {name: settings.get(ALIASES.get(name, name), value) for name, value in changes.items()}
+    names = {ALIASES.get(name, name): value for name, value in changes.items()}
+    now = {name: settings.get(name, value) for name, value in names.items()}
     print("From the next round on: " + ", ".join(f"{name}={value}" for name, value in now.items()))
 
 

@@ -16,7 +16,7 @@ from ..peer.checkpoints import Checkpoint
 from ..peer.record import Status
 
 _LINE = "var(--jp-border-color2, rgba(128, 128, 128, .5))"
-_BOX = f"border:1px solid {_LINE};border-radius:4px;padding:.6em .9em"
+_BOX = f"border:1px solid {_LINE};border-radius:4px;padding:.6em .9em;box-sizing:border-box"
 _CODE = (
     "margin:.3em 0;font-family:var(--jp-code-font-family, monospace);font-size:.95em;line-height:1.45;"
     "background:transparent;color:inherit"

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
+from jupyter_swarm.notebook.commands import COMMANDS
 from jupyter_swarm.peer import api
+from jupyter_swarm.protocol.errors import SettingError
 from jupyter_swarm.protocol.invites import Invite, new_secret
 
+from ..peer.classroom import PLAIN
+from ..peer.conftest import Server
 
-@pytest.fixture
-def shell(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
-    for name in ("JUPYTER_SWARM_SERVER", "JUPYTER_SWARM_OWNER"):
-        monkeypatch.delenv(name, raising=False)
-    InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-    shell.run_line_magic("load_ext", "jupyter_swarm")
-    yield shell
-    InteractiveShell.clear_instance()
+Said = Callable[[str], str]
 
 
-def said(shell: InteractiveShell, capsys: pytest.CaptureFixture[str], line: str) -> str:
-    """What a cell with `%swarm line` prints; an exception in it fails the test."""
-    result = shell.run_cell(f"%swarm {line}")
-    assert result.success
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.out + captured.err
-    return captured.out
-
-
-def test_an_unknown_subcommand_suggests_the_nearest(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "%swarm resume?" in said(shell, capsys, "resme")
-    assert "host" in said(shell, capsys, "")
-    assert "Did you mean" not in said(shell, capsys, "xyzzy")
+def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
+    assert "%swarm resume?" in said("%swarm resme")
+    assert "host" in said("%swarm")
+    assert "Did you mean" not in said("%swarm xyzzy")
+    assert "%%swarm recipe" in said("%%swarm host\nx = 1")
 
 
 @pytest.mark.parametrize(
@@ -46,32 +32,191 @@ def test_an_unknown_subcommand_suggests_the_nearest(
     [
         ("host", "jupyter swarm serve"),
         ("host --recipe no_such", "no recipe called 'no_such'"),
+        ("host cs101 --ruonds 3", "Did you mean --rounds?"),
         ("join https://example.org", "not an invite link"),
+        ("join", "usage: %swarm join"),
+        ("join http://a/swarm/join/x#y --data nothing", "no variable 'nothing'"),
         ("status", "in no session"),
         ("pause", "in no session"),
-        ("join", "usage: %swarm join"),
+        ("watch", "in no session"),
         ("host --rounds many", "invalid int value"),
         ("host 'half", "No closing quotation"),
-        ("join -h", "agreed to beforehand"),
+        ("set", "%swarm set lr=3e-4"),
+        ("set lr 3e-4", "NAME=VALUE"),
+        ("recipe", "no recipe yet"),
+        ("doctor nonsense", "not an invite link"),
     ],
 )
-def test_what_goes_wrong_is_said_in_words(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], line: str, says: str
-) -> None:
-    assert says in said(shell, capsys, line)
+def test_what_goes_wrong_is_said_in_words(said: Said, line: str, says: str) -> None:
+    assert says in said(f"%swarm {line}")
 
 
-def test_an_unreachable_server_is_said_with_what_to_do(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_subcommand_explains_itself(said: Said, name: str) -> None:
+    text = said(f"%swarm {name} -h")
+    assert text.startswith(f"usage: %swarm {name}")
+    assert "-h" in text
+
+
+def test_an_unreachable_server_is_said_with_what_to_do(said: Said) -> None:
     link = Invite("http://127.0.0.1:9", "cs101-1", new_secret()).link
-    assert "What to do: Check that it runs" in said(shell, capsys, f"join {link}")
+    assert "What to do: Check that it runs" in said(f"%swarm join {link}")
 
 
-def test_arguments_reach_the_api(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Recording:
+    """In a session's place: remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.trains = True
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls.append((name, arguments, options))
+            return options if name == "set" else name
+
+        return call
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    recording = Recording()
+    monkeypatch.setattr(api, "current", lambda: recording)
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("pause", ("pause", (), {})),
+        ("pause --all", ("pause_all", (), {})),
+        ("resume --all", ("resume_all", (), {})),
+        ("leave", ("leave", (), {})),
+        ("sample To be, or", ("sample", ("To be, or",), {})),
+        ('sample "  two  "', ("sample", ("  two  ",), {})),
+        ("checkpoint best", ("checkpoint", ("best",), {})),
+        (
+            "set lr=3e-4 steps=25 batch=256 strategy=local",
+            ("set", (), {"lr": 3e-4, "steps": 25, "batch": 256, "strategy": "local"}),
+        ),
+    ],
+)
+def test_a_line_is_one_call_of_the_api(said: Said, session: Recording, line: str, call: tuple[Any, ...]) -> None:
+    said(f"%swarm {line}")
+    assert session.calls == [call]
+
+
+def test_checkpoints_are_chosen_by_place_or_name(said: Said, session: Recording) -> None:
+    fetched: list[tuple[str, str]] = []
+    found = [
+        SimpleNamespace(
+            name=name, version=3, metrics={}, download=lambda folder, name=name: fetched.append((name, folder))
+        )
+        for name in ("first", "best")
+    ]
+    session.checkpoints = lambda: found  # type: ignore[method-assign]
+    said("%swarm checkpoint --download 2 here")
+    said("%swarm checkpoint --download first there")
+    assert fetched == [("best", "here"), ("first", "there")]
+    assert "There are: 1 (first), 2 (best)" in said("%swarm checkpoint --download 3 here")
+    assert "best" in said("%swarm checkpoint --list")
+
+
+def test_arguments_reach_the_api(said: Said, monkeypatch: pytest.MonkeyPatch, shell: InteractiveShell) -> None:
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(api, "join", lambda *args, **kwargs: calls.append((args, kwargs)))
-    said(shell, capsys, "join 'http://a/swarm/join/x#y' --name 'Ann B' --agree 12345678 --wait")
-    assert calls == [(("http://a/swarm/join/x#y", "Ann B"), {"agree": "12345678", "wait": True})]
+
+    def join(*arguments: object, **options: object) -> Recording:
+        calls.append((arguments, options))
+        return Recording()
+
+    monkeypatch.setattr(api, "join", join)
+    said("mine = [1]")
+    said("%swarm join 'http://a/swarm/join/x#y' --name 'Ann B' --agree 12345678 --device cpu --data mine --wait")
+    assert calls == [(("http://a/swarm/join/x#y", "Ann B"), {"agree": "12345678", "device": "cpu", "data": [1]})]
+    assert isinstance(shell.user_ns["session"], Recording)
+
+
+# --- recipe cells
+
+
+def test_a_recipe_cell_is_the_recipe_of_its_text_and_a_failing_one_changes_nothing(
+    said: Said, shell: InteractiveShell
+) -> None:
+    assert "There is no recipe yet" in said("%%swarm recipe\nx = 1")
+    assert "recipe" not in shell.user_ns
+    assert "ready" in said(f"%%swarm recipe\n{PLAIN}")
+    first = shell.user_ns["recipe"]
+    assert first.source.strip() == PLAIN.strip()
+    for broken in (
+        "recipe = ",
+        PLAIN.replace("cross_entropy(model(x), y)", "no_such_loss(model(x), y)"),
+        "import nothing",
+    ):
+        assert "The recipe toy is kept." in said(f"%%swarm recipe\n{broken}")
+        assert shell.user_ns["recipe"] is first
+    said(f"%%swarm recipe --name other --untried\n{PLAIN}")
+    assert shell.user_ns["recipe"].name == "other"
+    assert shell.user_ns["recipe"].sha256 == first.sha256
+
+
+def test_host_takes_the_cells_recipe_and_the_settings(
+    said: Said, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def host(recipe: Any, name: str, **options: Any) -> None:
+        calls.append((recipe, {"name": name, **options}))
+        raise SettingError("enough")
+
+    monkeypatch.setattr(api, "host", host)
+    assert "enough" in said("%swarm host cs101 --rounds 3")
+    said(f"%%swarm recipe --untried\n{PLAIN}")
+    said("%swarm host lr=0.1 minimum_peers=2 --no-train")
+    said("%swarm host cs101 --recipe digits")
+    assert [call[0] for call in calls] == ["digits", shell.user_ns["recipe"], "digits"]
+    assert calls[0][1]["rounds"] == 3
+    assert calls[1][1] | {"name": "", "learning_rate": 0.1, "minimum_peers": 2, "train": False} == calls[1][1]
+
+
+# --- completion
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "others"),
+    [
+        ("%swarm ", {"host", "join", "watch", "doctor"}, set()),
+        ("%swarm jo", {"join"}, {"host"}),
+        ("swarm jo", {"join"}, {"host"}),
+        ("%%swarm ", {"recipe"}, {"host"}),
+        ("%swarm host --r", {"--recipe", "--rounds"}, {"--wait"}),
+        ("%swarm host --recipe ", {"digits"}, {"--wait"}),
+        ("%swarm watch --theme ", {"light", "dark"}, set()),
+        ("%swarm set l", {"lr=", "learning_rate="}, {"steps="}),
+        ("%swarm set lr=1 st", {"steps=", "strategy="}, {"seed="}),
+        ("%swarm set strategy=", {"strategy=local", "strategy=every_step"}, {"lr="}),
+        ("%swarm set strategy=lo", {"strategy=local"}, {"strategy=every_step"}),
+        ("x = 1\n%swarm pa", {"pause"}, {"host"}),
+    ],
+)
+def test_completion(shell: InteractiveShell, line: str, expected: set[str], others: set[str]) -> None:
+    from IPython.core.completer import provisionalcompleter
+
+    with provisionalcompleter():
+        found = {line[: each.start] + each.text for each in shell.Completer.completions(line, len(line))}
+    words = {text.replace("\n", " ").split(" ")[-1] for text in found}
+    assert expected <= words
+    assert not others & words
+
+
+def test_a_hosted_session_takes_settings_and_refuses_what_is_out_of_range(
+    said: Said, server: Server, kernel: None
+) -> None:
+    said(f"%%swarm recipe --untried\n{PLAIN}")
+    said(f"%swarm host cs101 --no-train --server {server.url}")
+    assert "learning_rate=0.0003" in said("%swarm set lr=3e-4")
+    assert "Did you mean minimum_peers?" in said("%swarm set minimum_peer=3")
+    assert "from 1.0 to 86400.0" in said("%swarm set lease_seconds=0")
+    assert "wrong kind" in said("%swarm set minimum_peers=many")
+    assert "Did you mean local?" in said("%swarm set strategy=locale")
+    assert "strategy=local" in said("%swarm set strategy=local steps=3 batch=4")
+    assert "cannot warm up" not in said("%swarm status")
