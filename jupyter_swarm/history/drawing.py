@@ -74,14 +74,14 @@ def _axes(figure: Figure, panels: list[str], pen: Pen) -> list[Axes]:
     figure.set_facecolor(pen.theme.background)
     across, down = _em(figure, pen)
     grid = figure.add_gridspec(
-        len(panels), 1, left=5.0 * across, right=1 - 9.5 * across, top=1 - 4.2 * down, bottom=3.6 * down,
+        len(panels), 1, left=5.2 * across, right=1 - 9.5 * across, top=1 - 4.2 * down, bottom=3.6 * down,
         hspace=0.16, height_ratios=[1.5, *[1.0] * (len(panels) - 1)],
     )  # fmt: skip
     axes = [figure.add_subplot(grid[row], label=panel) for row, panel in enumerate(panels)]
     for one in axes:
         _style(one, pen)
         one.tick_params(labelbottom=one is axes[-1])
-        one.yaxis.set_label_coords(-3.4 * across / (1 - 14.5 * across), 0.5)
+        one.yaxis.set_label_coords(-3.6 * across / (1 - 14.7 * across), 0.5)
     return axes
 
 

@@ -121,7 +121,7 @@ def _speed(axes: Axes, runs: list[Run], pen: Pen) -> Array:
         speed = _sums(run.dataset.samples.values[rows], starts) / np.maximum(seconds, 1e-9)[:, None]
         shown.append(_parts_of(axes, run, pen, speed, edges, number))
     axes.set_ylabel("samples/s")
-    axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.yaxis.set_major_formatter(_compact)
     _legend(axes, reverse=True)
     return np.concatenate(shown)
 
@@ -219,6 +219,11 @@ def _parts_of(axes: Axes, run: Run, pen: Pen, heights: Array, edges: Array, numb
         axes.fill_between(edges, floor, top, step="post", facecolor=color, linewidth=0.0, label=name)
         floor = top
     return totals
+
+
+def _compact(value: float, _: int | None = None) -> str:
+    """0.5, 250, 12.5 k."""
+    return f"{value:g}" if abs(value) < 1000 else str(EngFormatter(sep=" ")(value))
 
 
 def _short(name: str, letters: int = _NAME_LETTERS) -> str:
