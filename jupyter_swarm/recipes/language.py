@@ -26,17 +26,17 @@ TEXT = "shakespeare"  # "shakespeare", "python" (its manual), or .txt files of y
 TOKENS = ""  # "characters", or "bpe": pieces of words, found in the text; "": bpe for the published sizes only
 WEIGHTS = ""  # "": random; else trained ones, with their tokenizer: "EleutherAI/gpt-neo-125m", or their folder
 CONTEXT = 0  # tokens in a window; 0: as the size says
-HELD_OUT = 0.03  # share of the text, its end, that nobody trains on; of "shakespeare" it is The Winter's Tale
+HELD_OUT = 0.01  # share of the text, its end, that nobody trains on; of "shakespeare" it is in The Winter's Tale
 
 OPTIMIZER = "adamw"  # or "sophia"
 LEARNING_RATE = 0.0  # 0: as the size says
-WARM_ROUNDS = 150  # first rounds of one common step, together on WARM_BATCH windows; 0: none
+WARM_ROUNDS = 200  # first rounds of one common step, together on WARM_BATCH windows; 0: none
 WARM_BATCH = 32
 LOCAL_ROUNDS = 6  # then rounds of so many steps that each peer makes by itself, on BATCH windows each; 0: none
 LOCAL_STEPS = 50
-BATCH = 16
+BATCH = 8
 PEERS = 4  # as many are expected: from it follows when the learning rate has come down
-MICRO_BATCH = 16
+MICRO_BATCH = 0  # windows computed at once; 0: 2,048 tokens of them
 AUTOCAST: Literal["", "bfloat16", "float16"] = ""  # "bfloat16" where the hardware is faster with it
 GRADIENT_CHECKPOINTING = False  # True: less memory, a third more time
 SAMPLE_TOKENS = 300
@@ -224,7 +224,7 @@ def export(model: Any, data: Data) -> dict[str, bytes]:
     return {**data.files, "config.json": config.encode(), "generation_config.json": generation.encode()}
 
 
-# Fewer than a thousand steps: Sophia's averages must fill faster than the paper's.
+parameters = 12 * size.layers * size.hidden**2 + size.vocabulary * size.hidden
 samples = WARM_ROUNDS * WARM_BATCH + LOCAL_ROUNDS * LOCAL_STEPS * BATCH * PEERS
 schedule = Schedule("cosine", warmup_samples=samples // 50, total_samples=samples, floor=0.1)
 together = EveryStep(target_batch=WARM_BATCH, clip_norm=1.0)
@@ -236,6 +236,7 @@ recipe = Recipe(
     data=data,
     loss=loss,
     optimizer=(
+        # Short runs: its averages must fill faster than in the paper.
         Sophia(learning_rate, betas=(0.9, 0.95), hessian_every=5, schedule=schedule)
         if OPTIMIZER == "sophia"
         else AdamW(learning_rate, betas=(0.9, 0.99), schedule=schedule)
@@ -244,10 +245,11 @@ recipe = Recipe(
     sampled_loss=sampled_loss,
     sample=sample,
     export=export,
-    micro_batch=MICRO_BATCH,
+    micro_batch=MICRO_BATCH or max(1, 2048 // context),
     predictions=context,
     autocast=AUTOCAST,
     rounds=WARM_ROUNDS + LOCAL_ROUNDS,
-    evaluate_every=25,
+    evaluate_every=10,
     requires=("transformers", "tokenizers"),
+    memory=0 if WEIGHTS else 16 * parameters,  # values, gradients and the optimizer's two averages
 )

