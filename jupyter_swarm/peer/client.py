@@ -29,6 +29,8 @@ SERVER_VARIABLE = "JUPYTER_SWARM_SERVER"
 OWNER_VARIABLE = "JUPYTER_SWARM_OWNER"
 
 _TIMEOUT = httpx.Timeout(30.0, read=120.0)
+_WRITING_SECONDS = 1800.0
+"""How long the server may take to write a checkpoint of a large model."""
 # As the link does it: no proxy leads to this very machine.
 _MOUNTS: Mapping[str, None] = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 _ERRORS: dict[int, type[SwarmError]] = {
@@ -204,7 +206,10 @@ class Client:
 
     def make_checkpoint(self, session: str, name: str) -> dict[str, Any]:
         """Have the version that stands written; returns what `checkpoints` says of it once it is."""
-        return self._ask("POST", f"sessions/{session}/checkpoints", msgspec.json.encode({"name": name}))
+        body = msgspec.json.encode({"name": name})
+        answer = self._request("POST", f"sessions/{session}/checkpoints", body, seconds=_WRITING_SECONDS)
+        made: dict[str, Any] = msgspec.json.decode(answer.content)
+        return made
 
     def delete_checkpoint(self, session: str, number: int) -> None:
         """Remove a checkpoint from the server."""
@@ -229,9 +234,14 @@ class Client:
         return answer
 
     def _request(
-        self, method: str, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float | None = None,
     ) -> httpx.Response:
-        with self._connection() as client, self._reaching():
+        with self._connection(seconds) as client, self._reaching():
             response = client.request(method, f"{self.server}/swarm/api/{path}", content=content, headers=headers)
         if response.is_success and "json" in response.headers.get("Content-Type", "json"):
             return response
