@@ -178,7 +178,7 @@ def _of_rounds(records: list[RoundRecord], rounds: Array, seconds: Sequence[floa
         "inner_learning_rate": ("round", spread(inner, math.nan), _units("1", "learning rate of inner steps")),
         "strategy": ("round", spread([record.strategy for record in records], ""), {"long_name": "strategy"}),
         "samples_done": (
-            "round", spread([record.book.consumed for record in records], 0), _units("sample", "samples so far"),
+            "round", spread([record.book.done for record in records], 0), _units("sample", "samples so far"),
         ),
         "contributions": (
             "round", spread([len(record.contributors) for record in records], 0), _units("1", "contributions merged"),

@@ -221,7 +221,7 @@ def _parts_of(axes: Axes, run: Run, pen: Pen, heights: Array, edges: Array, numb
     return totals
 
 
-def _compact(value: float, _: int | None = None) -> str:
+def _compact(value: float, _: float | None = None) -> str:
     """0.5, 250, 12.5 k."""
     return f"{value:g}" if abs(value) < 1000 else str(EngFormatter(sep=" ")(value))
 
