@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from .peer.checkpoints import Checkpoint as Checkpoint
     from .peer.checkpoints import open_checkpoint as open_checkpoint
     from .peer.comparing import compare as compare
+    from .peer.doctor import doctor as doctor
     from .peer.preflight import Preflight as Preflight
     from .peer.preflight import preflight as preflight
     from .peer.recipe import Data as Data
     from .peer.recipe import Recipe as Recipe
     from .peer.recipe import load_recipe as load_recipe
     from .peer.windows import Windows as Windows
+    from .protocol.rules import Codec as Codec
     from .strategies import EveryStep as EveryStep
     from .strategies import LocalUpdates as LocalUpdates
     from .strategies import WarmStart as WarmStart
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AdamW": ".optim",
     "Checkpoint": ".peer.checkpoints",
+    "Codec": ".protocol.rules",
     "Data": ".peer.recipe",
     "EveryStep": ".strategies",
     "LocalUpdates": ".strategies",
@@ -53,6 +56,7 @@ _EXPORTS = {
     "WarmStart": ".strategies",
     "Windows": ".peer.windows",
     "compare": ".peer.comparing",
+    "doctor": ".peer.doctor",
     "host": ".peer.api",
     "join": ".peer.api",
     "load_recipe": ".peer.recipe",

@@ -54,6 +54,7 @@ class JoinCard:
         # In the card's place: what a button's callback displays has no cell to go to.
         panel.display = self.display
         self.box.children = (panel.box,)
+        self.display.show(panel.heading())
         panel.start()
 
     def _decline(self) -> None:

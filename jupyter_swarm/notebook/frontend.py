@@ -39,8 +39,10 @@ class Display:
         self._ids = (uuid.uuid4().hex, uuid.uuid4().hex)
         self._shown = False
 
-    def show(self, heading: dict[str, Any], view: dict[str, Any]) -> None:
-        """Display both MIME bundles; the next time they replace what was displayed."""
+    def show(self, heading: dict[str, Any], view: dict[str, Any] | None = None) -> None:
+        """Display both MIME bundles; from the second time on they replace what was displayed. Without a view the one
+        that is there stays."""
         for bundle, display_id in zip((heading, view), self._ids, strict=True):
-            publish(bundle, display_id, update=self._shown)
+            if bundle is not None:
+                publish(bundle, display_id, update=self._shown)
         self._shown = True

@@ -117,7 +117,7 @@ def peers(found: Iterable[Mapping[str, Any]]) -> str:
 def checkpoints(found: Iterable[Checkpoint]) -> str:
     """What can be gone back to, the newest first."""
     rows = [
-        (one.name, str(one.version), "  ".join(f"{name} {value:.4g}" for name, value in sorted(one.metrics.items())))
+        (one.name, str(one.version), ", ".join(f"{name} {value:.4g}" for name, value in sorted(one.metrics.items())))
         for one in reversed(list(found))
     ]
     return table(("checkpoint", "round", "metrics"), rows) if rows else ""

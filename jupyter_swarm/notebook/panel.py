@@ -26,7 +26,7 @@ from .frontend import Display
 VIEW = "application/vnd.jupyter.widget-view+json"
 _SECONDS = 1.0
 _LISTS_SECONDS = 3.0
-_DRAWING_SHARE = 0.05
+_DRAWING_SHARE = 0.2
 """Of the time at most so much goes into drawing, whatever a picture costs on this machine."""
 _WIDTH, _HEIGHT = 760, 380
 
@@ -179,10 +179,14 @@ class Panel:
 
     def show(self) -> None:
         """Display, or display anew in the same place: the widgets, or their last picture when the session is over."""
+        self.display.show(self.heading(), self._repr_mimebundle_())
+
+    def heading(self) -> dict[str, Any]:
+        """What stands above the view: the session's name, and at the end what became of it."""
         title = html.heading(self.session.id, self.session.recipe.name)
-        heading = title + html.status(self._last) if self.over else title
-        plain = f"{self.session.id}: {self._last}" if self.over else self.session.id
-        self.display.show({"text/html": heading, "text/plain": plain}, self._repr_mimebundle_())
+        if not self.over:
+            return {"text/html": title, "text/plain": self.session.id}
+        return {"text/html": title + html.status(self._last), "text/plain": f"{self.session.id}: {self._last}"}
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The view and the picture of now: whoever has no kernel shows the picture."""
