@@ -119,7 +119,7 @@ class Checkpoints:
             session=spec.session,
             session_name=spec.name,
             generation=session.generation,
-            samples=record.book.consumed if record else 0,
+            samples=record.book.done if record else 0,
             recipe=spec.recipe,
             data=spec.data,
             strategy=(record and record.strategy) or spec.rule_of(max(version, 1)).strategy,

@@ -133,7 +133,7 @@ class Joining:
                 await self._send(attached, frame)
         loss = record.mean_loss
         commit = m.Commit(
-            session.generation, number, record.attempt, record.book.consumed, len(record.contributors),
+            session.generation, number, record.attempt, record.book.done, len(record.contributors),
             loss if loss == loss else None, record.learning_rate, number % session.state.shard_count,
         )  # fmt: skip
         attached.connection.send(commit, in_order=True)

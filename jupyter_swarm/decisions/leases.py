@@ -168,18 +168,19 @@ def give_all_back(book: Book) -> None:
             book.free.append(piece)
 
 
-def after_commit(book: Book, samples: int) -> BookState:
-    """What the record of a round that consumes `samples` says of the book. What late peers still hold is in the pool:
-    after a restart it is leased again."""
+def after_commit(book: Book, samples: int, own: int) -> BookState:
+    """What the record of a round says of the book that consumes `samples` of it, beside `own` of peers' own data. What
+    late peers still hold is in the pool: after a restart it is leased again."""
     late = [lease for lease in book.leases.values() if lease.kind == "train" and lease.state != "claimed"]
     pool = [(piece.start, piece.stop) for piece in (*book.free, *book.pool)]
     pool += [(lease.start, lease.stop) for lease in late if not lease.own]
-    return BookState(book.cursor, tuple(sorted(pool)), book.consumed + samples, book.skipped)
+    return BookState(book.cursor, tuple(sorted(pool)), book.consumed + samples, book.skipped, book.own + own)
 
 
-def consume(book: Book, samples: int) -> None:
+def consume(book: Book, samples: int, own: int) -> None:
     """The round's record is durable: its claimed leases are consumed."""
     for lease in [lease for lease in book.leases.values() if lease.state == "claimed"]:
         del book.leases[lease.id]
     book.consumed += samples
+    book.own += own
     book.skips = []

@@ -173,6 +173,7 @@ def _of_this_attempt(state: State, message: PartialNorm | Prepared | PrepareFail
 
 def _record(state: State, now: float) -> RoundRecord:
     current = state.round
+    own = _own_samples(state)
     contributors = []
     for place_, number in enumerate(current.accepted, start=1):
         c = current.contributions[number]
@@ -193,7 +194,7 @@ def _record(state: State, now: float) -> RoundRecord:
         contributors=tuple(contributors),
         samples=current.samples_in,
         skips=tuple(state.book.skips),
-        book=leases.after_commit(state.book, _from_the_book(state)),
+        book=leases.after_commit(state.book, current.samples_in - own, own),
         digests=tuple(digests),
         learning_rate=state.learning_rate,
         target=current.target,
@@ -203,12 +204,9 @@ def _record(state: State, now: float) -> RoundRecord:
     )
 
 
-def _from_the_book(state: State) -> int:
-    """Samples of the session's data that the round consumes: without those of peers' own data."""
-    return sum(
-        state.round.contributions[number].weight - state.round.contributions[number].own
-        for number in state.round.accepted
-    )
+def _own_samples(state: State) -> int:
+    """Samples of peers' own data that are in the round."""
+    return sum(state.round.contributions[number].own for number in state.round.accepted)
 
 
 def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
@@ -221,7 +219,8 @@ def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
         or (event.round, event.attempt) != (current.number, current.attempt)
     ):
         return []
-    leases.consume(state.book, _from_the_book(state))
+    own = _own_samples(state)
+    leases.consume(state.book, current.samples_in - own, own)
     state.version = current.number
     steps.expire(state)
     state.samples_done += current.samples_in

@@ -66,6 +66,7 @@ class Book(msgspec.Struct):
     cursor: int = 0
     consumed: int = 0
     skipped: int = 0
+    own: int = 0
     free: list[Piece] = []
     pool: list[Piece] = []
     leases: dict[int, Lease] = {}
@@ -312,7 +313,7 @@ def new_state(
         shard_count=shards,
         generation=generation,
         version=version,
-        samples_done=book.consumed,
+        samples_done=book.done,
         last_record=last_record,
         round=Round(number=version + 1),
         book=Book(
@@ -320,6 +321,7 @@ def new_state(
             cursor=book.cursor,
             consumed=book.consumed,
             skipped=book.skipped,
+            own=book.own,
             pool=[Piece(start, stop) for start, stop in book.pool],
         ),
     )

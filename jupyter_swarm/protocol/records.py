@@ -26,12 +26,19 @@ class Skip(msgspec.Struct, frozen=True):
 
 class BookState(msgspec.Struct, frozen=True):
     """Where the data set's bookkeeping stands between two rounds: all positions before `cursor` are consumed,
-    skipped, or in `pool` (given back, to be leased again first)."""
+    skipped, or in `pool` (given back, to be leased again first). own: samples of peers' own data, which have no
+    position."""
 
     cursor: int = 0
     pool: tuple[Range, ...] = ()
     consumed: int = 0
     skipped: int = 0
+    own: int = 0
+
+    @property
+    def done(self) -> int:
+        """Samples that all rounds together were made of: what schedules go by."""
+        return self.consumed + self.own
 
 
 class Contributor(msgspec.Struct, frozen=True):

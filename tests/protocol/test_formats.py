@@ -67,6 +67,7 @@ def test_the_round_rule_only_grows():
 
 def test_the_round_record_only_grows():
     grown = RECORD_JSON.replace(b'"norms":{"gradient":3.5}}', b'"norms":{"gradient":3.5}' + ADDED_TO_A_CONTRIBUTOR)
+    grown = grown.replace(b'"skipped":8}', b'"skipped":8,"own":0}')
     assert msgspec.json.encode(RECORD) == grown[:-1] + ADDED_TO_THE_RECORD
     assert msgspec.json.decode(RECORD_JSON, type=RoundRecord) == RECORD
     assert RECORD.mean_loss == 25.5 / 12
