@@ -36,7 +36,7 @@ def code(source: str) -> str:
     for kind, text in PythonLexer(stripnl=False).get_tokens(source):
         colour = next((style for token, style in _EDITOR.items() if kind in token), "")
         pieces.append(f'<span style="color:{colour}">{escape(text)}</span>' if colour else escape(text))
-    style = f"{_CODE};{_BOX};max-height:24em;overflow:auto;white-space:pre"
+    style = f"{_CODE};{_BOX};max-height:24em;overflow:auto;white-space:pre;width:0;min-width:100%"
     return f'<pre tabindex="0" role="region" aria-label="the recipe" style="{style}">{"".join(pieces)}</pre>'
 
 
