@@ -154,3 +154,17 @@ def test_own_data_that_the_instructor_has_not_admitted(server: Server) -> None:
     mine = torch.randn(20, 6), torch.zeros(20, dtype=torch.int64)
     with pytest.raises(SwarmError, match="own"):
         api.join(host.invite().link, agree=host.recipe.sha256, data=mine)
+
+
+def test_data_beyond_the_servers_limit_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    (folder / "CONFIG").mkdir(parents=True)
+    (folder / "CONFIG" / "jupyter_server_config.json").write_text('{"SwarmExtension": {"max_blob_bytes": 50000}}')
+    small = Server(folder)
+    small.start()
+    try:
+        large = PLAIN.replace("x[:30], y[:30]", "x[:30].repeat(50000, 1), y[:30].repeat(50000)")
+        with pytest.raises(RecipeError, match=r"takes? .*48\.0 MB(.|\n)*50000 bytes(.|\n)*share=False"):
+            hosted(small, large)
+    finally:
+        small.stop()

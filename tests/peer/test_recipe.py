@@ -62,6 +62,17 @@ def test_the_model_is_built_under_the_seed_and_the_callers_random_state_stays() 
         (GOOD.replace("seed=5", "micro_batch=0"), "micro_batch is 0"),
         (GOOD.replace("data=data", "data=5"), "data is not a function"),
         (GOOD.replace("seed=5", "metrics={'loss': loss}"), "another name"),
+        (GOOD.replace("seed=5", "metrics={'accuracy': 0.5}"), "metric accuracy is not a function"),
+        (GOOD.replace("seed=5", "sample='text'"), "sample is not a function"),
+        (GOOD.replace("seed=5", "predictions=0"), "predictions is 0"),
+        (GOOD.replace("seed=5", "rounds=1.5"), "rounds is 1.5"),
+        (GOOD.replace("seed=5", "memory=-1"), "memory is -1"),
+        (GOOD.replace("seed=5", "autocast='fp8'"), "'bfloat16'"),
+        (GOOD.replace("seed=5", "device='tpu'"), "'cuda'"),
+        (GOOD.replace("seed=5", "requires='numpy'"), "requires=('numpy',)"),
+        (GOOD.replace("SGD(lr=0.1)", "0.1"), "Choose one of SGD, AdamW, Sophia"),
+        (GOOD.replace("EveryStep(target_batch=8)", "EveryStep"), "Choose one of EveryStep, LocalUpdates, WarmStart"),
+        (GOOD.replace("SGD(", "Sophia(").replace("import SGD", "import Sophia"), "sampled_loss"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, says: str) -> None:
