@@ -29,7 +29,7 @@ from .source import check_source, distribution_of, hash_source, is_installed, mi
 
 _READY = Path(__file__).resolve().parent.parent / "recipes"
 
-AUTOCASTS = ("", "bfloat16", "float16")
+Autocast = Literal["", "bfloat16", "float16"]
 DEVICES = ("", "cpu", "cuda", "mps", "xpu")
 Batch = Any
 """What `Data` yields for some samples: a tuple of tensors, or what torch's `default_collate` makes of them."""
@@ -84,7 +84,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     export: Callable[[torch.nn.Module, Data], Mapping[str, bytes]] | None = None
     micro_batch: int = 64
     predictions: int = 1
-    autocast: Literal["", "bfloat16", "float16"] = ""
+    autocast: Autocast = ""
     rounds: int = 0
     evaluate_every: int = 10
     seed: int = 0
@@ -95,13 +95,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         self._check_functions()
-        for field, least in (
-            ("micro_batch", 1),
-            ("predictions", 1),
-            ("rounds", 0),
-            ("evaluate_every", 0),
-            ("memory", 0),
-        ):
+        least_values = {"micro_batch": 1, "predictions": 1, "rounds": 0, "evaluate_every": 0, "memory": 0}
+        for field, least in least_values.items():
             value = getattr(self, field)
             if not isinstance(value, int) or value < least:
                 raise RecipeError(f"{field} is {value!r}.", todo=f"Choose a whole number, at least {least}.")
@@ -110,7 +105,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
                 names = ", ".join(kind.__name__ for kind in get_args(kinds))
                 found = type(getattr(self, field)).__name__
                 raise RecipeError(f"The recipe's {field} is a {found}.", todo=f"Choose one of {names}.")
-        for field, values in (("autocast", AUTOCASTS), ("device", DEVICES)):
+        for field, values in (("autocast", get_args(Autocast)), ("device", DEVICES)):
             if getattr(self, field) not in values:
                 found = getattr(self, field)
                 raise RecipeError(f"{field} is {found!r}.", todo=f"Choose one of {', '.join(map(repr, values))}.")
