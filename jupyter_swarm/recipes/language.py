@@ -30,9 +30,9 @@ HELD_OUT = 0.01  # share of the text, its end, that nobody trains on; of "shakes
 
 OPTIMIZER = "adamw"  # or "sophia"
 LEARNING_RATE = 0.0  # 0: as the size says
-WARM_ROUNDS = 200  # first rounds of one common step, together on WARM_BATCH windows; 0: none
+WARM_ROUNDS = 100  # first rounds of one common step, together on WARM_BATCH windows; 0: none
 WARM_BATCH = 32
-LOCAL_ROUNDS = 6  # then rounds of so many steps that each peer makes by itself, on BATCH windows each; 0: none
+LOCAL_ROUNDS = 8  # then rounds of so many steps that each peer makes by itself, on BATCH windows each; 0: none
 LOCAL_STEPS = 50
 BATCH = 8
 PEERS = 4  # as many are expected: from it follows when the learning rate has come down
@@ -51,14 +51,14 @@ class Size(NamedTuple):
     hidden: int
     heads: int
     context: int
-    window: int  # tokens that every second layer looks back
+    window: int  # tokens that every second layer sees; few of them teach a small model spelling in half the time
     vocabulary: int  # of "bpe"
     learning_rate: float
 
 
 SIZES = {
-    "tiny": Size(2, 32, 2, 32, 8, 512, 4e-3),
-    "class": Size(4, 128, 8, 128, 8, 2048, 1.5e-3),
+    "tiny": Size(2, 32, 2, 32, 3, 512, 4e-3),
+    "class": Size(4, 128, 8, 128, 3, 2048, 2e-3),
     "125M": Size(12, 768, 12, 2048, 256, 50257, 6e-4),
     "1.3B": Size(24, 2048, 16, 2048, 256, 50257, 2e-4),
     "2.7B": Size(32, 2560, 20, 2048, 256, 50257, 1.6e-4),
