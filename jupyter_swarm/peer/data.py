@@ -7,10 +7,20 @@ permutation drawn from (seed, epoch) alone. So every peer knows what any lease m
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
 
 from ..protocol.errors import RecipeError
 from .windows import Windows
@@ -45,24 +55,34 @@ class EpochOrder:
 
 
 class Samples:
-    """One part of the data, by index. Raises `RecipeError` for what is neither tensors nor a map-style dataset."""
+    """One part of the data, by index. Raises `RecipeError` for what cannot be read like that.
+
+    Of a `DataLoader` count its data set, its `collate_fn` and its `num_workers`: so many threads read the samples of a
+    batch. (Processes would have to be forked from the thread that trains.) Order and batches are the session's.
+    """
 
     def __init__(self, source: Any) -> None:
-        if isinstance(source, TensorDataset):
+        self._collate: Callable[[list[Any]], Any] = default_collate
+        self._threads = 0
+        if isinstance(source, DataLoader):
+            source = self._loaded_by(source)
+        plain = self._collate is default_collate
+        if isinstance(source, TensorDataset) and plain:
             source = source.tensors
         self.tensors: tuple[torch.Tensor, ...] | None = None
         """The samples if they are tensors; None for other datasets."""
+        self.windows = source if isinstance(source, Windows) and plain else None
         self._dataset: Any = source
         if isinstance(source, (tuple, list)) and source and all(isinstance(part, torch.Tensor) for part in source):
             if len({len(part) for part in source}) != 1:
                 lengths = [len(part) for part in source]
                 raise RecipeError(f"The tensors of the data differ in length: {lengths}.", todo="Make them equal.")
             self.tensors = tuple(source)
-        elif source is not None and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+        elif source is not None and not _is_map_style(source):
             raise RecipeError(
                 f"The data is a {type(source).__name__}.",
                 "Samples are leased by index.",
-                "Return a map-style dataset (with __len__ and __getitem__) or a tuple of tensors.",
+                "Return a map-style dataset (with __len__ and __getitem__), its DataLoader, or a tuple of tensors.",
             )
 
     def __len__(self) -> int:
@@ -74,9 +94,39 @@ class Samples:
         """The samples at `indices`, collated on the CPU."""
         if self.tensors is not None:
             return tuple(part[indices.to(part.device)] for part in self.tensors)
-        if isinstance(self._dataset, Windows):
-            return self._dataset.batch(indices)
-        return default_collate([self._dataset[index] for index in indices.tolist()])
+        if self.windows is not None:
+            return self.windows.batch(indices)
+        return self._collate(self._read(indices.tolist()))
+
+    def _read(self, indices: list[int]) -> list[Any]:
+        if hasattr(self._dataset, "__getitems__"):
+            return list(self._dataset.__getitems__(indices))
+        if not self._threads:
+            return [self._dataset[index] for index in indices]
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="swarm-data") as threads:
+            return list(threads.map(self._dataset.__getitem__, indices))
+
+    def _loaded_by(self, loader: DataLoader[Any]) -> Any:
+        sampler = loader.sampler
+        ours = isinstance(sampler, SequentialSampler) or (
+            isinstance(sampler, RandomSampler) and not sampler.replacement
+        )
+        if not isinstance(loader.dataset, IterableDataset) and not ours:
+            raise RecipeError(
+                f"The DataLoader has a {type(sampler).__name__}.",
+                "A session visits each sample once in an epoch, in an order that all peers know.",
+                "Leave the sampler out, or pass the data set itself, for instance a Subset.",
+            )
+        if loader.collate_fn is not default_convert:  # that of a loader without batches
+            self._collate = loader.collate_fn
+        self._threads = loader.num_workers
+        return loader.dataset
+
+
+def _is_map_style(source: Any) -> bool:
+    if isinstance(source, IterableDataset):
+        return False
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__")
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -87,9 +87,10 @@ def _take_apart(source: Any) -> tuple[_Part, tuple[torch.Tensor, ...]] | tuple[(
     """What a part is made of; nothing for a part that is not there, None for one that is not made of tensors."""
     if source is None:
         return ()
-    if isinstance(source, Windows):
-        return _Part("windows", 1, source.length, source.stride), (source.tokens,)
-    tensors = Samples(source).tensors
+    samples = Samples(source)
+    tensors, windows = samples.tensors, samples.windows
+    if windows is not None:
+        return _Part("windows", 1, windows.length, windows.stride), (windows.tokens,)
     if tensors is None or any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors):
         return None
     return _Part("tensors", len(tensors)), tensors

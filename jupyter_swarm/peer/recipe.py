@@ -36,7 +36,8 @@ Batch = Any
 
 
 class Data(msgspec.Struct, frozen=True):
-    """The samples: each part a map-style dataset, `Windows`, or a tuple of tensors with equal first dimensions.
+    """The samples: each part a map-style dataset, a `DataLoader` of one (its collate_fn and workers are used, its order
+    and batches are not), `Windows`, or a tuple of tensors with equal first dimensions.
 
     `train` must have at least one sample; `held_out` may be empty (None), then nothing is evaluated. files: what goes
     with the samples, as a tokenizer (name -> bytes). share: whether tensors and windows are sent to the peers, so that

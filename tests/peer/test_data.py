@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from jupyter_swarm.peer.data import EpochOrder, Samples
+from jupyter_swarm.peer.published import pack
+from jupyter_swarm.peer.recipe import Data
+from jupyter_swarm.peer.windows import Windows
 from jupyter_swarm.protocol.errors import RecipeError
 
 
@@ -53,7 +60,11 @@ def test_tensors_tensor_datasets_and_map_style_datasets_give_the_same_batches() 
     numbers = torch.arange(10)
     tensors = numbers.float().unsqueeze(1), numbers**2
     picked = torch.tensor([3, 1, 4])
-    for source in (tensors, TensorDataset(*tensors), Squares()):
+    loaders = [
+        DataLoader(TensorDataset(*tensors), 4, shuffle=True),
+        DataLoader(Squares(), batch_size=None, num_workers=1),
+    ]
+    for source in (tensors, TensorDataset(*tensors), Squares(), *loaders):
         samples = Samples(source)
         values, squares = samples.batch(picked)
         assert len(samples) == 10
@@ -61,11 +72,59 @@ def test_tensors_tensor_datasets_and_map_style_datasets_give_the_same_batches() 
         assert torch.equal(squares, torch.tensor([9, 1, 16]))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_loaders_workers_read_the_samples_of_a_batch_at_once() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    class Slow(Squares):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            together.wait()
+            return super().__getitem__(index)
+
+    _, squares = Samples(DataLoader(Slow(), num_workers=2)).batch(torch.tensor([3, 1, 4, 0]))
+    assert squares.tolist() == [9, 1, 16, 0]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("swarm-data")]
+
+
+def test_what_collates_for_a_loader_collates_here() -> None:
+    def highest(items: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(items).amax(1)
+
+    windows = DataLoader(Windows(torch.arange(12), 3), collate_fn=highest)
+    assert Samples(windows).batch(torch.tensor([0, 2])).tolist() == [3, 9]
+    assert pack(Data(train=windows)) is None, "others would not collate like that"
+    plain = Windows(torch.arange(12), 3)
+    assert pack(Data(train=DataLoader(plain))) == pack(Data(train=plain))
+
+
+def test_a_dataset_that_reads_many_at_once_is_asked_once() -> None:
+    class Many(Squares):
+        def __getitems__(self, indices: list[int]) -> list[int]:
+            return [index + 100 for index in indices]
+
+    assert Samples(Many()).batch(torch.tensor([3, 1])).tolist() == [103, 101]
+
+
+class Endless(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()
+
+    def __len__(self) -> int:
+        return 3
+
+
+def test_an_order_that_others_do_not_know_is_refused() -> None:
+    with pytest.raises(RecipeError, match="WeightedRandomSampler"):
+        Samples(DataLoader(Squares(), sampler=WeightedRandomSampler([1.0] * 10, 10)))
+
+
 def test_nothing_held_out_is_an_empty_part() -> None:
     assert len(Samples(None)) == 0
 
 
-@pytest.mark.parametrize("source", [(torch.zeros(3), torch.zeros(4)), iter([1, 2]), 5])
+@pytest.mark.parametrize(
+    "source", [(torch.zeros(3), torch.zeros(4)), iter([1, 2]), 5, Endless(), DataLoader(Endless())]
+)
 def test_data_that_cannot_be_leased_by_index_is_refused(source: object) -> None:
     with pytest.raises(RecipeError):
         Samples(source)
