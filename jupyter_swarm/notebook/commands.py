@@ -12,6 +12,8 @@ from IPython.core.magic_arguments import argument, kwds, magic_arguments
 from ..peer import api
 from ..peer.checkpoints import open_checkpoint
 from ..peer.doctor import doctor as examine
+from ..peer.recipe import Recipe, load_recipe
+from ..peer.source import with_constants
 from ..peer.steering import ALIASES
 from ..protocol.errors import SettingError, SwarmError
 from . import views
@@ -57,7 +59,9 @@ _settings = argument("settings", nargs="*", metavar="NAME=VALUE", help="lr=3e-4 
 
 @command(
     argument("name", nargs="?", default="", help="the session's name, as others see it"),
-    _settings,
+    argument(
+        "settings", nargs="*", metavar="NAME=VALUE", help="settings: lr=3e-4; constants of the recipe: SIZE=tiny"
+    ),
     argument("--recipe", help="a ready recipe's name or a .py file (default: the recipe cell's, or else digits)"),
     argument("--rounds", type=int, help="end after so many rounds"),
     argument("--start", metavar="FOLDER", help="begin with the parameters of a checkpoint in this folder"),
@@ -71,8 +75,9 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
     name, settings = arguments.name, arguments.settings
     if "=" in name:
         name, settings = "", [name, *settings]
-    recipe = arguments.recipe or notebook.recipe or "digits"
-    chosen = {ALIASES.get(key, key): value for key, value in values_of(settings).items()}
+    values = values_of(settings)
+    recipe = _recipe_with(arguments.recipe or notebook.recipe or "digits", values)
+    chosen = {ALIASES.get(key, key): value for key, value in values.items()}
     start = open_checkpoint(arguments.start) if arguments.start else None
     session = api.host(
         recipe,
@@ -235,6 +240,16 @@ def values_of(settings: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name] = value
     return found
+
+
+def _recipe_with(recipe: Recipe | str, values: dict[str, Any]) -> Recipe | str:
+    """The recipe with other constants: those among `values` that are in capitals, which are taken out of them."""
+    constants = {name: values.pop(name) for name in list(values) if name.isupper()}
+    if not constants:
+        return recipe
+    if isinstance(recipe, str):
+        return load_recipe(recipe, **constants)
+    return Recipe.from_source(with_constants(recipe.source, constants))
 
 
 def _variable(notebook: Notebook, name: str | None) -> Any:

@@ -46,7 +46,7 @@ class SwarmMagics(Magics):  # type: ignore[misc]  # older IPythons have no types
         run = COMMANDS[name]
         parser = run.parser  # type: ignore[attr-defined]
         try:
-            arguments = parser.parse_args(_split(rest))
+            arguments = _parsed(parser, _split(rest))
             return run(self, arguments) if cell is None else self._recipe(cell, arguments)
         except SwarmError as error:
             print(error)
@@ -89,6 +89,17 @@ def _nearest_option(message: str, parser: Any) -> str:
     _, found, wrong = message.partition("unrecognized arguments: ")
     near = difflib.get_close_matches(wrong.split()[0], parser._option_string_actions, n=1) if found and wrong else []
     return f". Did you mean {near[0]}?" if near else ""
+
+
+def _parsed(parser: Any, words: list[str]) -> Namespace:
+    """Arguments in any order: argparse alone takes no NAME=VALUE behind an option."""
+    arguments, rest = parser.parse_known_args(words)
+    if hasattr(arguments, "settings") and all("=" in word and not word.startswith("-") for word in rest):
+        arguments.settings, rest = [*arguments.settings, *rest], []
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    found: Namespace = arguments
+    return found
 
 
 def _split(text: str) -> list[str]:
