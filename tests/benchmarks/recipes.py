@@ -75,3 +75,38 @@ recipe = Recipe(
 )
 """
 """A small network without batch statistics or dropout."""
+
+SLEEPY = """
+import os
+import time
+
+import torch
+from torch import nn
+
+from jupyter_swarm import SGD, Data, EveryStep, LocalUpdates, Recipe
+
+SECONDS = float(os.environ.get("SLEEPY_SECONDS", "{seconds}"))
+
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4096, 20, generator=generator)
+    return Data(train=(inputs, inputs[:, :4].sum(1, keepdim=True).tanh()))
+
+
+def model():
+    return nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 1))
+
+
+def loss(model, batch):
+    inputs, targets = batch
+    time.sleep(SECONDS * len(inputs) / {batch})
+    return (model(inputs) - targets).square().mean()
+
+
+recipe = Recipe(
+    name="sleepy", model=model, data=data, loss=loss, optimizer=SGD(lr=0.01), strategy={strategy}, micro_batch={batch},
+    evaluate_every=0,
+)
+"""
+"""A step of which it is known what it takes, on cores that others need too."""

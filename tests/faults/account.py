@@ -8,9 +8,12 @@ import msgspec
 import torch
 
 from jupyter_swarm.coordinator.numbers import Numbers
+from jupyter_swarm.peer.compute import Computer
 from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.records import Range, RoundRecord
-from jupyter_swarm.protocol.rules import SGD
+from jupyter_swarm.protocol.records import Contributor, Range, RoundRecord
+from jupyter_swarm.protocol.rules import SGD, RoundRule
+from jupyter_swarm.shards.gradients import GradientSum
+from jupyter_swarm.shards.pseudo_gradient import PseudoGradient
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.store.paths import StoreRoot
 
@@ -20,7 +23,8 @@ from .member_process import computer_of
 
 class Account(msgspec.Struct, frozen=True):
     """What is right is zero, or true. `relative_error`: of the way that the parameters went, against computing every
-    recorded round again in one process; a contribution that was merged into some shards only would show there."""
+    recorded round again in one process; a contribution that was merged into some shards only would show there. `late`:
+    how many contributions counted for a later round than the one that they began with."""
 
     rounds: int
     generations: int
@@ -31,6 +35,7 @@ class Account(msgspec.Struct, frozen=True):
     samples_twice: int
     samples_skipped: int
     relative_error: float
+    late: int = 0
 
     def problems(self) -> list[str]:
         """What is wrong, in words."""
@@ -64,6 +69,7 @@ def account_of(
         digests_equal=set(digests.values()) == {view.digest_all()},
         rounds_lost=sum(old not in records for old in before) + (last.round - len(records)),
         rounds_torn=sum(not _whole(room, record) for record in records),
+        late=sum(c.base_version < record.round - 1 for record in records for c in record.contributors),
         samples_lost=lost,
         samples_twice=twice,
         samples_skipped=sum(stop - start for start, stop in skipped),
@@ -89,34 +95,80 @@ def _gaps_and_overlaps(ranges: list[Range], cursor: int) -> tuple[int, int]:
 
 
 def _whole(room: Classroom, record: RoundRecord) -> bool:
-    """Whether a round owned exactly its target, and every trained shard took its step from all of it."""
+    """Whether a round owned exactly its target, or the samples of the steps that were made for it, and every trained
+    shard took its step from all of it."""
+    rule = room.spec.rule_of(record.round)
     weights = [sum(stop - start for start, stop in c.leases) for c in record.contributors]
     shards = [digest.shard for digest in record.digests]
+    if rule.work == "steps":
+        fits = all(_fits(record, c, rule) for c in record.contributors)
+    else:
+        fits = sum(weights) == record.target
     return (
-        weights == [c.weight for c in record.contributors]
-        and sum(weights) == record.samples == record.target
+        fits
+        and weights == [c.weight for c in record.contributors]
+        and sum(weights) == record.samples
         and shards == [shard.index for shard in room.layout.trained_shards]
     )
+
+
+def _fits(record: RoundRecord, contributor: Contributor, rule: RoundRule) -> bool:
+    """Whether a contribution has the steps that its leases are made in, and is no later than it may be."""
+    made = sum(-(-(stop - start) // rule.inner_batch) for start, stop in contributor.leases)
+    late = record.round - 1 - contributor.base_version
+    return contributor.steps == made and 0 <= late <= rule.staleness
 
 
 def _error_of(room: Classroom, records: list[RoundRecord], view: FlatVector) -> float:
     """‖stored − computed again‖ / ‖stored − first‖ of the parameters."""
     computer = computer_of(room.recipe, room.settings.seed, room.size.shard_elements)
-    rule = room.recipe.strategy.rule(room.recipe.optimizer)
-    assert isinstance(rule.optimizer, SGD)
     again = FlatVector.of(room.layout, computer.model)
-    parameters = again.sections[Stream.PARAMETERS]
-    first = parameters.clone()
-    velocity = torch.zeros_like(first)
+    versions = [again.sections[Stream.PARAMETERS].clone()]
+    rates = [record.inner_learning_rate for record in records]
+    velocity = torch.zeros_like(versions[0])
     for record in records:
-        computer.worker.start(again)
-        for contributor in record.contributors:
-            for start, stop in contributor.leases:
-                computer.gradient(start, stop)
-        gradient = computer.worker.finish()[0].sections[Stream.PARAMETERS] / record.samples
+        rule = room.spec.rule_of(record.round)
+        assert isinstance(rule.optimizer, SGD)
+        computer.follow(rule, record.round)
+        if rule.work == "steps":
+            gradient = _steps_again(computer, again, record, versions, rates)
+        else:
+            gradient = _gradient_again(computer, again, record, versions)
         if rule.clip_norm:
             gradient *= min(1.0, rule.clip_norm / (float(gradient.norm()) + 1e-6))
         velocity = rule.optimizer.momentum * velocity + gradient
-        parameters -= record.learning_rate * velocity
+        versions.append(versions[-1] - record.learning_rate * velocity)
     stored = view.sections[Stream.PARAMETERS]
-    return float(torch.linalg.vector_norm(stored - parameters) / torch.linalg.vector_norm(stored - first))
+    return float(torch.linalg.vector_norm(stored - versions[-1]) / torch.linalg.vector_norm(stored - versions[0]))
+
+
+def _gradient_again(
+    computer: Computer, view: FlatVector, record: RoundRecord, versions: list[torch.Tensor]
+) -> torch.Tensor:
+    """The mean gradient of a round of samples."""
+    work = computer.worker
+    assert isinstance(work, GradientSum)
+    view.sections[Stream.PARAMETERS].copy_(versions[record.round - 1])
+    work.start(view)
+    for contributor in record.contributors:
+        for start, stop in contributor.leases:
+            computer.gradient(start, stop)
+    return work.finish()[0].sections[Stream.PARAMETERS] / record.samples
+
+
+def _steps_again(
+    computer: Computer, view: FlatVector, record: RoundRecord, versions: list[torch.Tensor], rates: list[float]
+) -> torch.Tensor:
+    """The mean of a round's pseudo-gradients: the steps that every contributor made on its leases, in their order, from
+    the version that it began with."""
+    work = computer.worker
+    assert isinstance(work, PseudoGradient)
+    mean = torch.zeros_like(versions[0])
+    for contributor in record.contributors:
+        view.sections[Stream.PARAMETERS].copy_(versions[contributor.base_version])
+        work.start(view)
+        for start, stop in contributor.leases:
+            for _ in computer.steps(start, stop, rates[contributor.base_version]):
+                pass
+        mean += contributor.weight / record.samples * work.finish(view)[0].sections[Stream.PARAMETERS]
+    return mean

@@ -26,6 +26,7 @@ from jupyter_swarm.protocol.rules import SessionSettings, SessionSpec
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.store.database import Database
 from jupyter_swarm.store.paths import StoreRoot
+from jupyter_swarm.strategies import rules_of
 
 from . import processes
 from .member_process import Report, Task, computer_of, main
@@ -100,10 +101,11 @@ class Classroom:
         """Open the session; returns its id."""
         computer = computer_of(self.recipe, self.settings.seed, self.size.shard_elements)
         first = safetensors.torch.save(FlatVector.of(computer.layout, computer.model).tensors())
+        rule, changes = rules_of(self.recipe.strategy, self.recipe.optimizer)
         spec = SessionSpec(
             name="faults", recipe=self.client.put_blob(self.recipe.source.encode()),
-            layout_digest=computer.layout.digest, rule=self.recipe.strategy.rule(self.recipe.optimizer),
-            settings=self.settings, samples=computer.samples[0], held_out=computer.samples[1],
+            layout_digest=computer.layout.digest, rule=rule, changes=changes, settings=self.settings,
+            samples=computer.samples[0], held_out=computer.samples[1],
             initial=self.client.put_blob(first),
         )  # fmt: skip
         self.layout = computer.layout

@@ -28,7 +28,7 @@ class Hostile:
 
     def __init__(self, room: Classroom, socket: ClientConnection) -> None:
         self.room = room
-        self.rule = room.recipe.strategy.rule(room.recipe.optimizer)
+        self.rule = room.spec.rule
         self.computer = computer_of(room.recipe, room.settings.seed, room.size.shard_elements)
         self._socket = socket
 

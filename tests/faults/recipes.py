@@ -12,12 +12,13 @@ import os
 import time
 import torch
 from torch import nn
-from jupyter_swarm import Data, EveryStep, Recipe, SGD
+from jupyter_swarm import Data, EveryStep, LocalUpdates, Recipe, SGD, WarmStart
 from jupyter_swarm.protocol.rules import Codec
 
 BAD = [int(index) for index in os.environ.get("FAULTS_BAD_SAMPLES", "").split()]
 WIDER = int(os.environ.get("FAULTS_WIDER", "0"))
 NAN = float(os.environ.get("FAULTS_NAN_CHANCE", "0"))
+SECONDS = float(os.environ.get("FAULTS_STEP_SECONDS", "0"))
 
 def data():
     generator = torch.Generator().manual_seed(1)
@@ -40,12 +41,14 @@ class Net(nn.Module):
 
 def loss(model, batch):
     index, x, y = batch
+    if model.training:
+        time.sleep(SECONDS)
     if any(int(i) in BAD for i in index) or (model.training and float(torch.rand(())) < NAN):
         return (model(x) - y).square().mean() * float("nan")
     return (model(x) - y).square().mean()
 
 recipe = Recipe(name="faults", model=Net, data=data, loss=loss, optimizer=SGD(lr=3.0 / WIDTH, MOMENTUM),
-                strategy=EveryStep(target_batch=48, OPTIONS), micro_batch=16, evaluate_every=5)
+                strategy=STRATEGY, micro_batch=16, evaluate_every=5)
 """
 
 
@@ -57,8 +60,15 @@ class Size(NamedTuple):
     shard_elements: int
 
 
-def _recipe(width: int, options: str = "", momentum: str = "") -> str:
-    return _TEXT.replace("WIDTH", str(width)).replace("OPTIONS", options).replace("MOMENTUM", momentum)
+_LOCAL = "LocalUpdates(steps=6, batch=8, outer=SGD(0.7), clip_norm=0.5)"
+"""Without momentum, inside and outside: moments would not be in the records, nor the outer ones in what a server that
+was killed goes on from."""
+WARM_ROUNDS = 3
+
+
+def _recipe(width: int, options: str = "", momentum: str = "", strategy: str = "") -> str:
+    text = _TEXT.replace("STRATEGY", strategy or f"EveryStep(target_batch=48, {options})")
+    return text.replace("WIDTH", str(width)).replace("MOMENTUM", momentum)
 
 
 MANY_SHARDS = Size("1 k parameters in 8 shards", _recipe(64), 192)
@@ -66,4 +76,10 @@ CLIPPED = Size("1 k parameters in 8 shards, clipped", _recipe(64, "clip_norm=0.1
 ONE_SHARD = Size("1 k parameters in 1 shard", _recipe(64), SHARD_ELEMENTS)
 CHUNKS = Size("450 k parameters in 2 shards", _recipe(25_000), CHUNK_ELEMENTS)
 MOMENTUM = Size("1 k parameters in 8 shards, momentum", _recipe(64, momentum="momentum=0.9"), 192)
+LOCAL = Size("1 k parameters in 8 shards, local", _recipe(64, strategy=_LOCAL), 192)
+WARM = Size(
+    "1 k parameters in 8 shards, warm start",
+    _recipe(64, strategy=f"WarmStart(EveryStep(target_batch=48), {WARM_ROUNDS}, {_LOCAL})"),
+    192,
+)
 LOSSY = Size("1 k parameters in 8 shards, lossy", _recipe(64, "up=Codec.BF16, down=Codec.INT8"), 192)

@@ -11,7 +11,7 @@ from jupyter_swarm.protocol.records import RoundRecord
 
 from .account import Account, account_for
 from .classroom import HOLDER, SERVER, Classroom, classroom
-from .recipes import CHUNKS, CLIPPED, MANY_SHARDS, ONE_SHARD, Size
+from .recipes import CHUNKS, CLIPPED, LOCAL, MANY_SHARDS, ONE_SHARD, WARM, WARM_ROUNDS, Size
 
 VICTIM = "ann"
 OTHER = "bob"
@@ -65,7 +65,40 @@ def _matrix() -> list[Kill]:
     ]
 
 
-MATRIX = _matrix()
+def _matrix_of_steps() -> list[Kill]:
+    """Local updates; and around the round in which a session that began synchronously goes over to them, in whose
+    place its snapshot falls, too."""
+    return [
+        Kill("mid-upload", VICTIM, 1, 2, LOCAL),
+        Kill("mid-upload", SERVER, 1, 21, LOCAL),
+        Kill("accepted", SERVER, 1, 3, LOCAL),
+        Kill("accepted", SERVER, 2, 4, LOCAL),
+        Kill("prepared", SERVER, 1, 3, LOCAL),
+        Kill("prepared", SERVER, 2, 2, LOCAL),
+        Kill("half-delivered", VICTIM, 1, 2, LOCAL),
+        Kill("half-delivered", SERVER, 2, 3, LOCAL),
+        Kill("before-record", SERVER, 1, 3, LOCAL),
+        Kill("recorded", SERVER, 1, 2, LOCAL),
+        Kill("mid-snapshot", SERVER, 1, 2, LOCAL),
+        Kill("mid-upload", HOLDER, 2, 13, LOCAL),
+        Kill("accepted", HOLDER, 2, 3, LOCAL),
+        Kill("prepared", HOLDER, 2, 2, LOCAL),
+        Kill("recorded", HOLDER, 2, 2, LOCAL),
+        Kill("mid-upload", VICTIM, 1, WARM_ROUNDS + 1, WARM),
+        Kill("half-delivered", VICTIM, 1, WARM_ROUNDS, WARM),
+        Kill("half-delivered", VICTIM, 2, WARM_ROUNDS + 1, WARM),
+        Kill("prepared", SERVER, 1, WARM_ROUNDS, WARM),
+        Kill("prepared", SERVER, 1, WARM_ROUNDS + 1, WARM),
+        Kill("recorded", SERVER, 1, WARM_ROUNDS, WARM),
+        Kill("recorded", SERVER, 2, WARM_ROUNDS + 1, WARM),
+        Kill("mid-snapshot", SERVER, 1, 2, WARM),
+        Kill("prepared", HOLDER, 2, WARM_ROUNDS, WARM),
+        Kill("recorded", HOLDER, 2, WARM_ROUNDS, WARM),
+        Kill("prepared", HOLDER, 2, WARM_ROUNDS + 1, WARM),
+    ]
+
+
+MATRIX = [*_matrix(), *_matrix_of_steps()]
 
 
 def run_kill(kill: Kill, folder: Path) -> Account:
