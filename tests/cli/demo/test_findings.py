@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_swarm.cli.demo.findings import Stored, account, joined_in, loss_of
+from jupyter_swarm.protocol.layout import Layout
 from jupyter_swarm.protocol.records import BookState, Contributor, Range, RoundRecord, Skip
 from jupyter_swarm.store.rows import Event
 
@@ -59,6 +61,15 @@ def test_a_sample_that_nobody_consumed_is_found() -> None:
     assert found.lost == ((4, 6), (12, 14))
 
 
+def test_weights_that_are_not_the_samples_are_found() -> None:
+    right = record(1, {"a": [(0, 6)]}, 6)
+    (part,) = right.contributors
+    own = msgspec.structs.replace(part, weight=9, own=3)
+    assert account([msgspec.structs.replace(right, contributors=(own,))], SAMPLES).exact
+    more = msgspec.structs.replace(part, weight=9)
+    assert not account([msgspec.structs.replace(right, contributors=(more,))], SAMPLES).exact
+
+
 def test_an_epoch_with_samples_that_wait_is_not_whole() -> None:
     assert account([record(1, {"a": [(0, 3), (5, 20)]}, 20, pool=((3, 5),))], SAMPLES).epochs == 0
     assert account([record(1, {"a": [(0, 20)]}, 20)], SAMPLES).epochs == 2
@@ -68,7 +79,7 @@ def stored(*texts: str) -> Stored:
     events = [Event("s", 0.0, 1, 2, "info", "peer-2", text) for text in texts]
     records = [record(1, {"peer-1": [(0, 4)]}, 4), record(2, {"peer-1": [(4, 6), (9, 12)], "peer-3": [(6, 9)]}, 12)]
     names = {"peer-1": "host", "peer-2": "killed", "peer-3": "slow"}
-    return Stored(SAMPLES, records, events, [], names, "")
+    return Stored(SAMPLES, 1, Layout(()), records, events, [], names, "")
 
 
 def test_the_killed_peers_samples_are_followed_to_those_who_computed_them() -> None:
