@@ -56,7 +56,7 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         reason = f"it starts from version {message.base_version}, the round from {base}"
         return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
     weight, own = _weight_of(state, held)
-    reason = _bad_numbers(state, message) or _too_large(state, peer, held, message.norms[_GRADIENT])
+    reason = _bad_numbers(state, message, held) or _too_large(state, peer, held, message.norms[_GRADIENT])
     if reason:
         effects = work.strike(state, peer, f"its contribution was refused: {reason}")
         return effects + _refuse(state, peer, message.key, reason, now, failed=True)
@@ -89,7 +89,7 @@ def _weight_of(state: State, held: list[Lease]) -> tuple[int, int]:
     return sum(lease.count for lease in held if not lease.own) + own, own
 
 
-def _bad_numbers(state: State, message: Announce) -> str:
+def _bad_numbers(state: State, message: Announce, held: list[Lease]) -> str:
     """Why the announced numbers cannot count, or ''."""
     unknown = set(message.norms) - {rule.stream.name.lower() for rule in state.rule.streams}
     if unknown:
@@ -99,6 +99,9 @@ def _bad_numbers(state: State, message: Announce) -> str:
         return "its norm or loss is not a finite number"
     if any(norm < 0 for norm in message.norms.values()) or message.loss_count < 0:
         return "it announces a negative norm or count"
+    samples = sum(lease.count for lease in held)
+    if max(message.loss_count, message.steps) > samples:
+        return f"it announces more losses or steps than its {samples} samples"
     return ""
 
 
