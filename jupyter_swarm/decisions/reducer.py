@@ -84,8 +84,16 @@ def _steered(state: State, event: AnyEvent, now: float) -> list[Effect]:
 
 
 def _change(state: State, event: Change, now: float) -> list[Effect]:
+    before = state.next_settings or state.settings
     state.next_settings = event.settings
-    note = Note("info", f"{event.by} changed the settings; they hold from the next round on.")
+    changes = [
+        f"{name} {getattr(before, name):g} → {getattr(event.settings, name):g}"
+        for name in before.__struct_fields__
+        if getattr(before, name) != getattr(event.settings, name)
+    ]
+    if not changes:
+        return []
+    note = Note("info", f"{event.by} changed the settings from the next round on: {', '.join(changes)}.")
     return [note, *work.dispatch(state, now)]
 
 
