@@ -1,0 +1,104 @@
+"""A peer whose phases are timed: `python -m tests.benchmarks.observed OUT NAME LINK DIGEST`, or `… OUT NAME URL RECIPE
+CONSTANTS` for the one that opens the session (CONSTANTS: those of the ready recipe and of `host`, as JSON).
+
+What is timed is what the training thread and the link's thread call; nothing of it is changed. OUT gets, as JSON, the
+moments (`time.time`) at which phases of each round began and ended, and the most memory resident after each commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jupyter_swarm import host, join, load_recipe
+from jupyter_swarm.peer.arrivals import Arrivals
+from jupyter_swarm.peer.member import Member
+from jupyter_swarm.protocol.frames import Kind, read_header
+from jupyter_swarm.shards.gradients import GradientSum
+from jupyter_swarm.shards.incoming import PacketSet
+from jupyter_swarm.shards.pseudo_gradient import PseudoGradient
+
+from .harness import peak_bytes
+
+Spans = dict[int, dict[str, list[tuple[float, float]]]]
+"""Round -> phase -> (from, until), as often as it happened."""
+
+
+class Observer:
+    """Wraps methods of the peer's parts while it is there; `round` is the one under way."""
+
+    def __init__(self) -> None:
+        self.round = 1
+        self.spans: Spans = defaultdict(lambda: defaultdict(list))
+        self.peaks: dict[int, int] = {}
+        for owner, method, phase in (
+            (Member, "_train", "compute"),
+            (Member, "_announce", "announce"),
+            (Member, "_granted", "granted"),
+            (Member, "_accepted", "accepted"),
+            (PacketSet, "apply", "apply"),
+            (GradientSum, "start", "load"),
+            (PseudoGradient, "start", "load"),
+        ):
+            self._wrap(owner, method, phase)
+        self._wrap(Member, "_commit", "commit", after=self._committed)
+        take = Arrivals.take
+
+        def timed(arrivals: Arrivals, frame: Any) -> None:
+            take(arrivals, frame)
+            header = read_header(frame)
+            if header.kind == Kind.PACKET:
+                now = time.time()
+                first = self.spans[header.round]["packets"]
+                first[:] = [(first[0][0] if first else now, now)]
+
+        Arrivals.take = timed  # type: ignore[method-assign]
+
+    def _wrap(self, owner: type, method: str, phase: str, after: Callable[[], None] = lambda: None) -> None:
+        function = getattr(owner, method)
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            round_, start = self.round, time.time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.spans[round_][phase].append((start, time.time()))
+                after()
+
+        setattr(owner, method, timed)
+
+    def _committed(self) -> None:
+        self.peaks[self.round] = peak_bytes(os.getpid())
+        self.round += 1
+
+    def write(self, out: Path, **more: Any) -> None:
+        found = {"spans": self.spans, "peaks": self.peaks, "peak": peak_bytes(os.getpid()), **more}
+        out.write_text(json.dumps(found), encoding="utf-8")
+
+
+def main(out: str, name: str, address: str, recipe_or_digest: str, constants: str = "") -> None:
+    observer = Observer()
+    if constants:
+        chosen = json.loads(constants)
+        recipe = load_recipe(recipe_or_digest, **chosen["recipe"])
+        session = host(recipe, name, server=address, **chosen["host"])
+        told = Path(out).with_suffix(".link")
+        told.with_suffix(".part").write_text(f"{session.invite().link} {recipe.sha256} {session.id}", encoding="utf-8")
+        told.with_suffix(".part").rename(told)
+    else:
+        session = join(address, name, agree=recipe_or_digest)
+    session.wait()
+    observer.write(Path(out), digest=session.digest(), parameters=session._computer.layout.parameters)
+    session.leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
