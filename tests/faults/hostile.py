@@ -10,9 +10,11 @@ import msgspec
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from jupyter_swarm.peer.compute import LossSum
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.invites import INVITE_HEADER, parse_invite
+from jupyter_swarm.shards.gradients import GradientSum
 from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_bytes, contribution_frames
 from jupyter_swarm.shards.vector import FlatVector
 
@@ -60,8 +62,9 @@ class Hostile:
         self.welcome = self.hear(m.Welcome)
         return self.welcome
 
-    def work(self) -> None:
-        """Have the parameters of version 0, take all leases of a round, and compute them as an honest peer would."""
+    def work(self, computed: Callable[[m.LeaseGrant], int] = lambda lease: -1) -> None:
+        """Have the parameters of version 0, take all leases of a round, and compute them as an honest peer would.
+        `computed`: how many samples of a lease of steps it says that it has computed; if that can be, it has."""
         generation = self.welcome.generation
         view = FlatVector.of(self.room.layout, self.computer.model)
         self.say(m.Synced(generation, 0, view.digest_all()))
@@ -69,6 +72,7 @@ class Hostile:
         self.leases: list[int] = []
         self.loss = 0.0
         self.samples = 0
+        self.steps = 0
         self.say(m.WantWork(generation, 0))
         while True:
             message = self.hear(m.Message)
@@ -76,24 +80,32 @@ class Hostile:
                 self.call = message
                 break
             if isinstance(message, m.LeaseGrant):
-                self._compute(message)
-        self.vector, self.norms = self.computer.worker.finish()
+                self._compute(message, computed(message))
+        worker = self.computer.worker
+        self.vector, self.norms = worker.finish() if isinstance(worker, GradientSum) else worker.finish(view)
 
-    def _compute(self, lease: m.LeaseGrant) -> None:
-        done = m.LeaseDone(self.welcome.generation, lease.lease)
+    def _compute(self, lease: m.LeaseGrant, computed: int) -> None:
         if lease.kind == "train":
-            loss = self.computer.gradient(lease.start, lease.stop)
+            stop = lease.start + computed if 0 <= computed < lease.stop - lease.start else lease.stop
+            losses = [*self._losses(lease, stop)]
             self.leases.append(lease.lease)
-            self.loss += loss.total
-            self.samples += loss.samples
-        self.say(done)
+            self.loss += sum(loss.total for loss in losses)
+            self.samples += sum(loss.samples for loss in losses)
+            self.steps += len(losses) if self.rule.work == "steps" else 0
+        self.say(m.LeaseDone(self.welcome.generation, lease.lease, computed=computed))
         self.say(m.WantWork(self.welcome.generation, 0))
+
+    def _losses(self, lease: m.LeaseGrant, stop: int) -> Iterator[LossSum]:
+        if self.rule.work == "steps":
+            yield from self.computer.steps(lease.start, stop, lease.learning_rate)
+        else:
+            yield self.computer.gradient(lease.start, stop)
 
     def announce(self, **different: Any) -> None:
         """Announce what was computed, or something else."""
         announcement = m.Announce(
             self.welcome.generation, self.call.round, self.call.attempt, 1, 0, tuple(self.leases), self.norms,
-            self.loss, self.samples, contribution_bytes(self.vector.layout, self.rule, self.call.round),
+            self.loss, self.samples, contribution_bytes(self.vector.layout, self.rule, self.call.round), self.steps,
         )  # fmt: skip
         self.say(msgspec.structs.replace(announcement, **different))
 

@@ -15,7 +15,7 @@ from jupyter_swarm.protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES
 from .account import account_for
 from .classroom import Classroom, classroom
 from .hostile import Frames, Hostile, hostile
-from .recipes import CHUNKS
+from .recipes import CHUNKS, LOCAL
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,78 @@ def test_an_announcement_that_is_not_true(room: Classroom, lie: Callable[[Hostil
         if why == "announced was":
             liar.send(liar.frames())
         assert why in liar.hear(m.Dropped).reason
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Classroom]:
+    """The same, with local updates."""
+    with classroom(tmp_path_factory.mktemp("local"), LOCAL) as one:
+        yield one
+        assert one.status()["version"] == 0
+        one.start("ann")
+        digests = one.finish()
+    assert account_for(one, digests, []).problems() == []
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        ({"base_version": 3}, "starts from version 3"),
+        ({"steps": 10**30}, "more losses or steps than its"),
+        ({"loss_count": 10**30}, "more losses or steps than its"),
+        ({"leases": (10**6,)}, "given to another peer"),
+    ],
+)
+def test_an_announcement_of_steps_that_is_not_true(local: Classroom, lie: dict[str, Any], why: str) -> None:
+    with hostile(local) as liar:
+        liar.hello()
+        liar.work()
+        liar.announce(**lie)
+        assert why in liar.hear(m.Dropped).reason
+
+
+def test_a_peer_cannot_change_the_strategy(local: Classroom) -> None:
+    with hostile(local) as liar:
+        liar.hello()
+        liar.say(m.Strategy(liar.welcome.generation, ()))
+        assert "could not be read" in liar.hear(m.Refused).what
+        assert liar.is_closed()
+
+
+@pytest.mark.parametrize("computed", [10**30, -7, 13])
+def test_a_lease_of_steps_counts_by_its_samples_whatever_is_said_of_it(tmp_path: Path, computed: int) -> None:
+    """13 samples are a step and a part of one: what is left of the lease is leased again, as all that counts once."""
+    with classroom(tmp_path, LOCAL) as room:
+        with hostile(room) as liar:
+            liar.hello()
+            liar.work(lambda lease: computed if not lease.start else -1)
+            liar.announce()
+            liar.send(liar.frames())
+            liar.hear(m.Commit)
+            mallory = liar.welcome.peer
+        room.start("ann")
+        digests = room.finish()
+    assert account_for(room, digests, []).problems() == []
+    (first,) = room.recorded()[0].contributors
+    assert (first.peer, first.weight) == (mallory, 48)
+
+
+def test_data_of_ones_own_counts_as_much_as_the_instructor_says(tmp_path: Path) -> None:
+    with classroom(tmp_path, LOCAL, own_samples=16) as room:
+        with hostile(room) as liar:
+            liar.hello(own_samples=10**12)
+            liar.work()
+            liar.announce()
+            liar.send(liar.frames())
+            liar.hear(m.Commit)
+        room.start("ann")
+        digests = room.finish()
+    account = account_for(room, digests, [])
+    assert (account.digests_equal, account.samples_lost, account.samples_twice) == (True, 0, 0)
+    first, *others = room.recorded()
+    (liars,) = first.contributors
+    assert (liars.weight, liars.own, liars.leases) == (16, 16, ())
+    assert not any(contributor.own for record in others for contributor in record.contributors)
 
 
 def _nan(frames: Frames) -> Frames:
@@ -123,6 +195,8 @@ def test_an_upload_that_never_ends_does_not_hold_up_the_class(tmp_path: Path) ->
         ({"layout_digest": "0" * 64}, "Your model differs from the session's"),
         ({"agreed": "0" * 64}, "The recipe you agreed to is not the session's"),
         ({"role": "holder"}, "for a peer, not for a holder"),
+        ({"own_samples": 5}, "This session takes no data of your own"),
+        ({"own_samples": -5}, "-5 samples of your own"),
     ],
 )  # fmt: skip
 def test_a_hello_that_does_not_fit(room: Classroom, different: dict[str, Any], why: str) -> None:
