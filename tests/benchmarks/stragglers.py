@@ -3,10 +3,10 @@
     python -m tests.benchmarks.stragglers [--seconds S] [--no-computing] [--figure FILE.png] [--json FILE]
 
 Four peers in processes of their own train through a real Jupyter server: two fast ones, one that is 5 times slower
-throughout, and one that is as fast as the first but is stopped (SIGSTOP) for 20 s in the middle. With `LocalUpdates`
-every 50 steps, and with `EveryStep` beside it. What a step takes is slept, not computed, so that four peers on few
-cores do not slow each other down; then once more with a language model that is computed, where the slow peer is stopped
-four fifths of the time.
+throughout, and one that is as fast as the first but is stopped (SIGSTOP) for 20 s, with work in hands. With
+`LocalUpdates` every 50 steps, and with `EveryStep` beside it. What a step takes is slept, not computed, so that four
+peers on few cores do not slow each other down; then once more with a language model that is computed, where the slow
+peer is stopped four fifths of the time.
 
 The share is seconds computing (from the grant of a lease until it is done, as the server sees it) by seconds between a
 session's first and last round. Where steps are slept it is also told from the steps that were made alone: their number
@@ -45,6 +45,8 @@ STEPS = 50
 BATCH = 8
 STOP_SECONDS = 20.0
 _PATIENCE = 180.0
+_SETTLE_SECONDS = 0.05
+"""What a stopped process has sent by then has arrived."""
 
 
 class Case(NamedTuple):
@@ -98,10 +100,7 @@ def run(here: Server, case: Case, seconds: float) -> tuple[xr.Dataset, tuple[flo
         wait_until(lambda: version() >= 1, f"the first round of {case.name}", _PATIENCE)
         session.set(minimum_peers=1)
         time.sleep(seconds)
-        now = version()
-        wait_until(lambda: version() > now, f"a round of {case.name}", _PATIENCE, every=0.01)
-        time.sleep(STEPS * STEP_SECONDS / 2)
-        peers[STOPPED].use.suspend()
+        wait_until(lambda: _stop(here, session, peers[STOPPED]), f"{STOPPED} to compute", _PATIENCE)
         stopped = time.time()
         time.sleep(STOP_SECONDS)
         peers[STOPPED].use.resume()
@@ -110,6 +109,16 @@ def run(here: Server, case: Case, seconds: float) -> tuple[xr.Dataset, tuple[flo
         session.set(rounds=version() + 1)
         wait_until(lambda: here.status(session.id)["state"] == "finished", f"the end of {case.name}", _PATIENCE)
         return session.history(), stop
+
+
+def _stop(here: Server, session: Session, process: Process) -> bool:
+    """Stop a process while it has work in hands, and say so; else let it go on."""
+    process.use.suspend()
+    time.sleep(_SETTLE_SECONDS)
+    if any(one["name"] == STOPPED and one["state"] == "training" for one in here.status(session.id)["peers"]):
+        return True
+    process.use.resume()
+    return False
 
 
 def figures_of(history: xr.Dataset, case: Case, stop: tuple[float, float]) -> Figures:
