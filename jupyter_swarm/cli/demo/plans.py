@@ -20,9 +20,9 @@ _BESIDE = 2
 class Plan(msgspec.Struct, frozen=True):
     """One demo.
 
-    constants: other literals for the recipe. settings: the session's, beside rounds and seed. alone_rounds: so many
-    rounds one kernel trains alone before, to compare its speed (0: none). goal: the most that the held-out loss may be
-    in the end (0: whatever it is). unit: of the loss. title: of the figure. note: what the user should know.
+    constants: other literals for the recipe. settings: the session's, beside rounds and seed. alone_rounds: at most so
+    many rounds one kernel trains alone before, to compare its speed (0: none). goal: the most that the held-out loss
+    may be in the end (0: whatever it is). unit: of the loss. title: of the figure. note: what the user should know.
     """
 
     recipe: str

@@ -19,9 +19,10 @@ from .watching import Screen, Watch
 
 HOST, SLOW, KILLED, LATE = "host", "slow", "killed", "late"
 PROMPT = "The "
-_ALONE_SECONDS = 600.0
+_CELL_SECONDS = 600.0
 _WARM_UP = 3
 """Rounds alone that are not measured."""
+_MOST_ALONE_SECONDS = 30.0
 
 # What a person would type in a notebook; no name in here comes from outside of the cell. The recipe's imports take
 # seconds, so every kernel makes them at once.
@@ -32,8 +33,11 @@ recipe = load_recipe({recipe!r}, **{constants!r})
 """
 _ALONE = """
 training = train(recipe, {warm_up})
-seconds = [training.step()['seconds'] for _ in range({rounds})]
-samples = sum(entry['samples'] for entry in training.entries[-{rounds}:])
+alike = min({rounds}, getattr(recipe.strategy, 'rounds', {rounds}) - {warm_up})
+seconds = []
+while not seconds or (len(seconds) < alike and sum(seconds) < {most}):
+    seconds.append(training.step()['seconds'])
+samples = sum(entry['samples'] for entry in training.entries[-len(seconds):])
 """
 _SPEED = "[samples / sum(seconds), torch.get_num_threads()]"
 _HOST = "session = host(recipe, 'demo', rounds={rounds!r}, seed={seed}, minimum_peers={first}, **{settings!r})"
@@ -149,10 +153,11 @@ class _Stage:
 
     def _alone(self) -> tuple[float, int]:
         """One process, while the others have nothing to do: samples per second, threads."""
-        rounds = self._plan.alone_rounds
-        self._screen.say(f"to compare with: one kernel trains alone, {rounds} rounds")
+        self._screen.say("to compare with: one kernel trains alone for some rounds")
         host = self._kernels[HOST]
-        host.run(_ALONE.format(warm_up=_WARM_UP, rounds=rounds), _ALONE_SECONDS)
+        host.run(
+            _ALONE.format(warm_up=_WARM_UP, rounds=self._plan.alone_rounds, most=_MOST_ALONE_SECONDS), _CELL_SECONDS
+        )
         speed, threads = host.evaluate(_SPEED)
         return float(speed), int(threads)
 
