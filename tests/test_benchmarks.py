@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import reporting, rounds, status_latency
+from jupyter_swarm.protocol.rules import Sophia
+from tests.benchmarks import large, observed, reporting, rounds, soak, sophia, status_latency
 from tests.benchmarks.harness import Failed
 
 
@@ -31,6 +34,65 @@ def test_percentiles_are_in_milliseconds() -> None:
     assert found["p50"] == pytest.approx(50.5)
     assert found["p99"] == pytest.approx(99.01)
     assert found["largest"] == pytest.approx(100.0)
+
+
+def test_300_rounds_with_their_memory_and_a_journal_that_stays_small(tmp_path: Path) -> None:
+    found = soak.soak(300)
+    soak.draw(found, tmp_path / "soak.png")
+    assert (tmp_path / "soak.png").stat().st_size > 10_000
+    assert found["rounds"] == 300
+    assert len(found["series"]) >= 3
+    assert found["series"][-1]["round"] == 300
+    assert {name for name, one in found["summary"].items() if "flat" in one} == {"server", "peer 1", "peer 2"}
+    assert all(found["series"][-1][name] > 50e6 for name in ("server", "peer 1", "peer 2"))
+    frame = 4 * 6000
+    assert frame < found["summary"]["journal"]["largest"] < 110 * frame, "packets since the snapshot before the last"
+    assert found["summary"]["write-ahead log"]["largest"] < 5 << 20
+    assert found["summary"]["database"]["largest"] + found["summary"]["write-ahead log"]["largest"] > 0
+
+
+def test_memory_is_flat_by_its_second_half() -> None:
+    warm = [(10.0 * x, 1e6 * min(x, 30)) for x in range(100)]
+    assert soak.grown(warm)["slope"] == pytest.approx(0, abs=1)
+    leaking = [(10.0 * x, 1e6 + 20_000.0 * x) for x in range(100)]
+    assert soak.grown(leaking)["slope"] == pytest.approx(2e6)
+    assert soak.grown(leaking)["largest"] == leaking[-1][1]
+
+
+def test_phases_of_a_round_are_those_of_its_slowest_peer() -> None:
+    quick = {
+        "compute": [[0, 1], [2, 3]], "announce": [[3, 3.5]], "granted": [[4, 4]], "accepted": [[6, 6]],
+        "packets": [[8, 9]], "commit": [[10, 11]], "apply": [[10, 10.5]], "load": [[10.5, 11]],
+    }  # fmt: skip
+    slow = quick | {"compute": [[0, 5]], "announce": [[5, 5.25]], "granted": [[5.5, 5.5]], "accepted": [[7, 7]]}
+    found = large.phases([{"spans": {"3": quick}}, {"spans": {"3": slow}}], 3)
+    assert found == {
+        "compute": 5, "announce": 0.5, "grant": 0.5, "upload": 2, "merge": 1, "packets": 1, "record": 1, "apply": 0.5,
+        "load": 0.5,
+    }  # fmt: skip
+    assert set(large.phases([{"spans": {}}], 3).values()) == {None}
+
+
+def test_what_is_observed_of_a_peer_is_there() -> None:
+    for owner, method in observed.PHASES.values():
+        assert inspect.isfunction(getattr(owner, method))
+    assert set(observed.PHASES) >= {"compute", "announce", "granted", "accepted", "apply", "commit"}
+
+
+def test_where_a_curve_reaches_a_loss() -> None:
+    curve = [(10, 1.0, 3.0), (20, 3.0, 2.0), (30, 5.0, 2.5), (40, 7.0, 1.0)]
+    assert sophia.reached(curve, 2.5, axis=0) == 15
+    assert sophia.reached(curve, 2.5, axis=1) == 2
+    assert sophia.reached(curve, 3.5, axis=0) == 10
+    assert sophia.reached(curve, 1.0, axis=0) == 40
+    assert math.isnan(sophia.reached(curve, 0.5, axis=0))
+
+
+def test_both_optimizers_are_tuned_over_as_many_settings() -> None:
+    tried = sophia.settings(quick=False, warm_up=30)
+    assert len(set(tried["AdamW"])) == len(set(tried["Sophia"])) >= 9
+    assert all(isinstance(rule, Sophia) for rule in tried["Sophia"])
+    assert len({rule.schedule for rules in tried.values() for rule in rules}) == 1
 
 
 def test_figures_go_into_the_json_file(

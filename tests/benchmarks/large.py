@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 
@@ -33,24 +32,24 @@ PHASES = {
     "apply": "packets into the view",
     "load": "the view into the model",
 }
-_ONCE = ("merge", "packets", "record")
-"""Of the round, not of one peer: from the last peer's contribution on."""
 
 
 def train(size: str, context: int, rounds: int) -> Figures:
     """`rounds` of each strategy; phases of each round and peer, peaks of each process."""
     with workplace() as (folder, stack):
         here = server(folder, stack)
-        constants = {
+        changes = {
             "recipe": {
                 "SIZE": size, "TOKENS": "bpe", "CONTEXT": context, "MICRO_BATCH": MICRO_BATCH, "HELD_OUT": 0.001,
                 "WARM_ROUNDS": rounds, "WARM_BATCH": 2 * BATCH, "LOCAL_ROUNDS": rounds, "LOCAL_STEPS": STEPS,
                 "BATCH": BATCH, "PEERS": 2,
             },
+            # However slow one of them is here, it is waited for.
+            "instead": {"apart = LocalUpdates(": "apart = LocalUpdates(quorum=1.0, grace=600.0, "},
             "host": {"minimum_peers": 2, "evaluate_every": 0},
         }  # fmt: skip
         told = folder / "first.link"
-        first = _peer(folder, "first", here.owner_url, "language", json.dumps(constants))
+        first = _peer(folder, "first", here.owner_url, "language", json.dumps(changes))
         stack.callback(first.stop)
         processes = {"server": here, "peer 1 (founder)": first}
         _until(told.exists, "the session to be opened", processes)
@@ -109,8 +108,8 @@ def _about(record: Figures) -> Figures:
 
 
 def phases(peers: list[Figures], round_: int) -> Figures:
-    """Seconds of each phase of a round: of a peer's own the largest of the peers, of the round's own since the last of
-    them was done. What did not happen is None."""
+    """Seconds of each phase of a round, of the peer that took longest; merging begins with the last contribution. What
+    did not happen is None."""
     spans = [peer["spans"].get(str(round_), {}) for peer in peers]
     own = {
         "compute": [_sum(one, "compute") for one in spans],
@@ -122,13 +121,13 @@ def phases(peers: list[Figures], round_: int) -> Figures:
     }
     accepted = max((_moment(one, "accepted", 1) for one in spans if one.get("accepted")), default=None)
     packets = [one["packets"][0] for one in spans if one.get("packets")]
-    commits = [_moment(one, "commit", 0) for one in spans if one.get("commit")]
+    records = [_between(one, ("packets", 1), ("commit", 0)) for one in spans]
     found = {name: max(filter(None, values), default=None) for name, values in own.items()}
     if packets:
         begun, ended = min(first for first, _ in packets), max(last for _, last in packets)
         found["merge"] = None if accepted is None else max(begun - accepted, 0.0)
         found["packets"] = ended - begun
-        found["record"] = max(statistics.fmean(commits) - ended, 0.0) if commits else None
+        found["record"] = max(filter(None, records), default=None)
     return {name: found.get(name) for name in PHASES}
 
 

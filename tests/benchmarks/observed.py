@@ -1,5 +1,6 @@
 """A peer whose phases are timed: `python -m tests.benchmarks.observed OUT NAME LINK DIGEST`, or `… OUT NAME URL RECIPE
-CONSTANTS` for the one that opens the session (CONSTANTS: those of the ready recipe and of `host`, as JSON).
+CHANGES` for the one that opens the session (CHANGES, as JSON: the ready recipe's constants, text instead of its own,
+settings for `host`).
 
 What is timed is what the training thread and the link's thread call; nothing of it is changed. OUT gets, as JSON, the
 moments (`time.time`) at which phases of each round began and ended, and the most memory resident after each commit.
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jupyter_swarm import host, join, load_recipe
+from jupyter_swarm import Recipe, host, join, load_recipe
 from jupyter_swarm.peer.arrivals import Arrivals
 from jupyter_swarm.peer.member import Member
 from jupyter_swarm.protocol.frames import Kind, read_header
@@ -31,6 +32,19 @@ Spans = dict[int, dict[str, list[tuple[float, float]]]]
 """Round -> phase -> (from, until), as often as it happened."""
 
 
+PHASES: dict[str, tuple[type, str]] = {
+    "compute": (Member, "_train"),
+    "announce": (Member, "_announce"),
+    "granted": (Member, "_granted"),
+    "accepted": (Member, "_accepted"),
+    "apply": (PacketSet, "apply"),
+    "load": (GradientSum, "start"),
+    "load'": (PseudoGradient, "start"),
+    "commit": (Member, "_commit"),
+}
+"""What is timed, as what."""
+
+
 class Observer:
     """Wraps methods of the peer's parts while it is there; `round` is the one under way."""
 
@@ -38,17 +52,8 @@ class Observer:
         self.round = 1
         self.spans: Spans = defaultdict(lambda: defaultdict(list))
         self.peaks: dict[int, int] = {}
-        for owner, method, phase in (
-            (Member, "_train", "compute"),
-            (Member, "_announce", "announce"),
-            (Member, "_granted", "granted"),
-            (Member, "_accepted", "accepted"),
-            (PacketSet, "apply", "apply"),
-            (GradientSum, "start", "load"),
-            (PseudoGradient, "start", "load"),
-        ):
-            self._wrap(owner, method, phase)
-        self._wrap(Member, "_commit", "commit", after=self._committed)
+        for phase, (owner, method) in PHASES.items():
+            self._wrap(owner, method, phase.rstrip("'"), self._committed if phase == "commit" else lambda: None)
         take = Arrivals.take
 
         def timed(arrivals: Arrivals, frame: Any) -> None:
@@ -61,7 +66,7 @@ class Observer:
 
         Arrivals.take = timed  # type: ignore[method-assign]
 
-    def _wrap(self, owner: type, method: str, phase: str, after: Callable[[], None] = lambda: None) -> None:
+    def _wrap(self, owner: type, method: str, phase: str, after: Callable[[], None]) -> None:
         function = getattr(owner, method)
 
         @functools.wraps(function)
@@ -84,11 +89,16 @@ class Observer:
         out.write_text(json.dumps(found), encoding="utf-8")
 
 
-def main(out: str, name: str, address: str, recipe_or_digest: str, constants: str = "") -> None:
+def main(out: str, name: str, address: str, recipe_or_digest: str, changes: str = "") -> None:
     observer = Observer()
-    if constants:
-        chosen = json.loads(constants)
-        recipe = load_recipe(recipe_or_digest, **chosen["recipe"])
+    if changes:
+        chosen = json.loads(changes)
+        text = load_recipe(recipe_or_digest, **chosen["recipe"]).source
+        for old, new in chosen["instead"].items():
+            if old not in text:
+                raise ValueError(f"The recipe does not say {old!r}.")
+            text = text.replace(old, new)
+        recipe = Recipe.from_source(text)
         session = host(recipe, name, server=address, **chosen["host"])
         told = Path(out).with_suffix(".link")
         told.with_suffix(".part").write_text(f"{session.invite().link} {recipe.sha256} {session.id}", encoding="utf-8")

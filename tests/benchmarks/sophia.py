@@ -110,12 +110,12 @@ def costs(cycles: int, batch: int = 16) -> Figures:
 def settings(quick: bool, warm_up: int) -> dict[str, list[OptimizerRule]]:
     """Equally many for each."""
     schedule = Schedule(warmup_samples=warm_up * BATCH)
-    rates = (4e-3, 8e-3, 16e-3)
+    rates = (2e-3, 4e-3, 8e-3)
     adamw = [AdamW(lr, (0.9, second), schedule=schedule) for lr, second in itertools.product(rates, (0.95, 0.98, 0.99))]
     # The averages for short runs: see `Sophia`.
     sophia = [
         Sophia(lr, (0.9, 0.95), rho, hessian_every=5, schedule=schedule)
-        for lr, rho in itertools.product((2e-3, 4e-3, 8e-3), (0.01, 0.04, 0.16))
+        for lr, rho in itertools.product((1e-3, 2e-3, 4e-3), (0.01, 0.04, 0.16))
     ]
     cut = slice(None, None, 4) if quick else slice(None)
     return {"AdamW": adamw[cut], "Sophia": sophia[cut]}
