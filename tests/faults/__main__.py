@@ -7,6 +7,7 @@ for. Ends with status 1 if anything is not.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
@@ -19,7 +20,8 @@ from typing import Any
 import msgspec
 
 from .account import Account
-from .scenarios import MATRIX, run_kill, run_moments
+from .recipes import LOCAL, MANY_SHARDS
+from .scenarios import LATE, MATRIX, run_kill, run_late, run_moments
 
 
 def attempt(name: str, run: Callable[[Path], Account]) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def attempt(name: str, run: Callable[[Path], Account]) -> dict[str, Any]:
     result["seconds"] = round(time.monotonic() - begin, 1)
     facts = f"{result.get('rounds', '-'):>4} rounds, relative error {result.get('relative_error', float('nan')):.1e}"
     verdict = "ok" if not result["problems"] else "WRONG: " + "; ".join(result["problems"])
-    print(f"{name:75} {facts} {result['seconds']:6.1f} s  {verdict}", flush=True)
+    print(f"{name:78} {facts} {result['seconds']:6.1f} s  {verdict}", flush=True)
     return result
 
 
@@ -53,9 +55,16 @@ def main() -> int:
         for kill in MATRIX
         if chosen.only in str(kill)
     ]
-    moments = f"{chosen.moments} random moments, seed {chosen.seed}"
-    if chosen.moments and chosen.only in moments:
-        results.append(attempt(moments, lambda folder: run_moments(chosen.seed, chosen.moments, folder)))
+    results += [
+        attempt(f"late, {moment}", lambda folder, moment=moment: run_late(moment, folder))  # type: ignore[misc]
+        for moment in LATE
+        if chosen.only in f"late, {moment}"
+    ]
+    for size in (MANY_SHARDS, LOCAL):
+        moments = f"{chosen.moments} random moments, seed {chosen.seed}, {size.name}"
+        if chosen.moments and chosen.only in moments:
+            run = functools.partial(run_moments, chosen.seed, chosen.moments, size=size)
+            results.append(attempt(moments, run))
     wrong = [result for result in results if result["problems"]]
     print(f"{len(results) - len(wrong)} of {len(results)} as promised; seed {chosen.seed}")
     if chosen.json:

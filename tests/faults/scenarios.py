@@ -117,6 +117,23 @@ def run_kill(kill: Kill, folder: Path) -> Account:
     return account_for(room, digests, before)
 
 
+LATE = ("accepted:2", "recorded:2")
+"""The server dies when it has accepted a contribution that is a round late, or recorded the round that it counts in."""
+
+
+def run_late(moment: str, folder: Path) -> Account:
+    """Local updates with a peer that needs longer for one step than the other for a round: the second contribution is
+    its own, to the first round. The server dies at `moment`."""
+    with classroom(folder, LOCAL, moment, minimum_peers=2) as room:
+        room.start(VICTIM, FAULTS_STEP_SECONDS="0.25")
+        room.start(OTHER, FAULTS_STEP_SECONDS="3.2")
+        room.killed(SERVER)
+        before = room.recorded()
+        room.start_server()
+        digests = room.finish(more=1)
+    return account_for(room, digests, before)
+
+
 def run_moments(seed: int, kills: int, folder: Path, size: Size = MANY_SHARDS) -> Account:
     """One class with two holders in which `kills` times a random process, at times two, dies at a random moment, and
     comes back."""

@@ -13,8 +13,8 @@ import pytest
 
 from .account import account_of
 from .classroom import HOLDER, SERVER, classroom
-from .recipes import CHUNKS
-from .scenarios import MATRIX, VICTIM, Kill, run_kill, run_moments
+from .recipes import CHUNKS, LOCAL, MANY_SHARDS, WARM, WARM_ROUNDS, Size
+from .scenarios import MATRIX, VICTIM, Kill, run_kill, run_late, run_moments
 
 SOME = [
     Kill("mid-upload", VICTIM, 1, 3),
@@ -24,6 +24,10 @@ SOME = [
     Kill("mid-rename", SERVER, 1, 7, note=" of a snapshot"),
     Kill("prepared", HOLDER, 2, 3),
     Kill("mid-snapshot", HOLDER, 2, 1),
+    Kill("mid-upload", VICTIM, 1, 2, LOCAL),
+    Kill("before-record", SERVER, 1, 3, LOCAL),
+    Kill("recorded", SERVER, 1, WARM_ROUNDS, WARM),
+    Kill("prepared", HOLDER, 2, WARM_ROUNDS + 1, WARM),
 ]
 
 
@@ -33,9 +37,16 @@ def test_a_kill_loses_and_tears_nothing(kill: Kill, tmp_path: Path) -> None:
     assert run_kill(kill, tmp_path).problems() == []
 
 
-def test_kills_at_random_moments_lose_and_tear_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [MANY_SHARDS, LOCAL], ids=lambda size: size.name)
+def test_kills_at_random_moments_lose_and_tear_nothing(size: Size, tmp_path: Path) -> None:
     seed = random.randrange(10**6)
-    assert run_moments(seed, 4, tmp_path).problems() == [], f"seed {seed}"
+    assert run_moments(seed, 4, tmp_path, size).problems() == [], f"seed {seed}"
+
+
+def test_a_contribution_that_is_a_round_late_counts_once(tmp_path: Path) -> None:
+    account = run_late("recorded:2", tmp_path)
+    assert account.problems() == []
+    assert account.late >= 1
 
 
 def test_a_server_that_stops_in_good_order_is_missed_and_goes_on(tmp_path: Path) -> None:
