@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,8 @@ def _progress() -> Iterator[Callable[[Status], None]]:
 
     from ..peer.progress import Line
 
-    console = Console()
+    # A kernel tells its children to colour what they print, which rich takes for a terminal.
+    console = Console(force_terminal=sys.stdout.isatty())
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             yield lambda status: live.update(Text(str(status)), refresh=True)

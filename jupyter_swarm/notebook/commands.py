@@ -59,9 +59,7 @@ _settings = argument("settings", nargs="*", metavar="NAME=VALUE", help="lr=3e-4 
 
 @command(
     argument("name", nargs="?", default="", help="the session's name, as others see it"),
-    argument(
-        "settings", nargs="*", metavar="NAME=VALUE", help="settings: lr=3e-4; constants of the recipe: SIZE=tiny"
-    ),
+    argument("settings", nargs="*", metavar="NAME=VALUE", help="settings: lr=3e-4; constants of the recipe: SIZE=tiny"),
     argument("--recipe", help="a ready recipe's name or a .py file (default: the recipe cell's, or else digits)"),
     argument("--rounds", type=int, help="end after so many rounds"),
     argument("--start", metavar="FOLDER", help="begin with the parameters of a checkpoint in this folder"),
@@ -82,7 +80,7 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
     session = api.host(
         recipe,
         name,
-        rounds=arguments.rounds,
+        rounds=chosen.pop("rounds", arguments.rounds),
         train=not arguments.no_train,
         server=arguments.server,
         start=start,
@@ -163,10 +161,8 @@ def set_(_: Notebook, arguments: Namespace) -> None:
     changes = values_of(arguments.settings)
     if not changes:
         raise SettingError("It is not said what to set.", todo="For example: %swarm set lr=3e-4")
-    settings = api.current().set(**changes)
-    names = {ALIASES.get(name, name): value for name, value in changes.items()}
-    now = {name: settings.get(name, value) for name, value in names.items()}
-    print("From the next round on: " + ", ".join(f"{name}={value}" for name, value in now.items()))
+    api.current().set(**changes)
+    print("From the next round on: " + ", ".join(f"{ALIASES.get(name, name)}={changes[name]}" for name in changes))
 
 
 @command(

@@ -61,17 +61,20 @@ class SwarmMagics(Magics):  # type: ignore[misc]  # older IPythons have no types
         try:
             made = Recipe.from_source(cell)
             made = msgspec.structs.replace(made, name=arguments.name or made.name)
-            if not arguments.untried:
-                found = preflight(made)
-                print(found)
-                found.check()
+            if arguments.untried or self._runs(made):
+                self.recipe = made
+                self.shell.push({"recipe": made})
+                print(f"Recipe {made.name}, SHA-256 {made.sha256[:16]}…: %swarm host NAME hosts it.")
+                return
         except SwarmError as error:
             print(error)
-            print(f"The recipe {self.recipe.name} is kept." if self.recipe else "There is no recipe yet.")
-            return
-        self.recipe = made
-        self.shell.push({"recipe": made})
-        print(f"Recipe {made.name}, SHA-256 {made.sha256[:16]}…: %swarm host NAME hosts it.")
+        print(f"The recipe {self.recipe.name} is kept." if self.recipe else "There is no recipe yet.")
+
+    @staticmethod
+    def _runs(recipe: Recipe) -> bool:
+        found = preflight(recipe)
+        print(found)
+        return found.ok
 
 
 def _unknown(name: str, in_cell: bool) -> str:

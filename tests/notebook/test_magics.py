@@ -173,11 +173,12 @@ def test_host_takes_the_cells_recipe_and_the_settings(
     monkeypatch.setattr(api, "host", host)
     assert "enough" in said("%swarm host cs101 --rounds 3")
     said(f"%%swarm recipe --untried\n{PLAIN}")
-    said("%swarm host lr=0.1 minimum_peers=2 --no-train")
+    said("%swarm host lr=0.1 minimum_peers=2 rounds=7 --no-train")
     said("%swarm host cs101 --recipe digits")
     assert [call[0] for call in calls] == ["digits", shell.user_ns["recipe"], "digits"]
     assert calls[0][1]["rounds"] == 3
-    assert calls[1][1] | {"name": "", "learning_rate": 0.1, "minimum_peers": 2, "train": False} == calls[1][1]
+    said_there = {"name": "", "learning_rate": 0.1, "minimum_peers": 2, "rounds": 7, "train": False}
+    assert calls[1][1] | said_there == calls[1][1]
 
 
 # --- completion
