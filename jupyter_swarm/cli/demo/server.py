@@ -25,6 +25,7 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 12.0
 _LOG_LINES = 15
 _FOREIGN = ("JUPYTER", "JPY_", "IPYTHON", "IPYKERNEL")
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -119,7 +120,8 @@ class Server:
             )
 
     def _environment(self) -> dict[str, str]:
-        """The user's, without what belongs to the user's own Jupyter; one thread of arithmetic for each process."""
+        """The user's, without what belongs to the user's own Jupyter; one thread of arithmetic for each process. What
+        libraries leave among temporary files (caches of torch's compiler) goes with the server's folder."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         folders = {
             "JUPYTER_CONFIG_DIR": "config",
@@ -130,7 +132,10 @@ class Server:
         for variable, folder in folders.items():
             (self.folder / folder).mkdir(mode=0o700)
             kept[variable] = str(self.folder / folder)
-        return kept | dict.fromkeys(_THREADS, "1") | {"JUPYTER_TOKEN": self.token}
+        temporary = self.folder / "temporary"
+        temporary.mkdir(mode=0o700)
+        kept |= dict.fromkeys(_TEMPORARY, str(temporary)) | dict.fromkeys(_THREADS, "1")
+        return kept | {"JUPYTER_TOKEN": self.token}
 
     def _wait(self) -> None:
         until = time.monotonic() + _START_SECONDS

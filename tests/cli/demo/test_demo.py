@@ -68,7 +68,7 @@ def test_everybody_has_the_same_numbers_and_every_sample_is_accounted_for(
 
 
 def test_a_language_model_begins_together_goes_local_and_writes(run: Run, tmp_path: Path, temporary: Path) -> None:
-    constants = {"SIZE": "tiny", "TEXT": "python", "WARM_ROUNDS": 20, "LOCAL_ROUNDS": 16, "LOCAL_STEPS": 60}
+    constants = {"SIZE": "tiny", "TEXT": "python", "WARM_ROUNDS": 20, "LOCAL_ROUNDS": 16, "LOCAL_STEPS": 40}
     setting = [word for name, value in constants.items() for word in ("--set", f"{name}={value}")]
     older = tmp_path / "demo-output" / "checkpoint"
     older.mkdir(parents=True)
