@@ -54,6 +54,8 @@ def test_300_rounds_with_their_memory_and_a_journal_that_stays_small(tmp_path: P
 def test_memory_is_flat_by_its_second_half() -> None:
     warm = [(10.0 * x, 1e6 * min(x, 30)) for x in range(100)]
     assert soak.grown(warm)["slope"] == pytest.approx(0, abs=1)
+    stepped = [(10.0 * x, 1e6 * (1 + (x > 70))) for x in range(100)]
+    assert soak.grown(stepped)["slope"] == pytest.approx(0, abs=1)
     leaking = [(10.0 * x, 1e6 + 20_000.0 * x) for x in range(100)]
     assert soak.grown(leaking)["slope"] == pytest.approx(2e6)
     assert soak.grown(leaking)["largest"] == leaking[-1][1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ import msgspec
 State = Literal["connecting", "syncing", "waiting", "training", "paused", "finished", "left", "failed"]
 OVER: tuple[State, ...] = ("left", "failed")
 _NOTES = 50
+_ROUNDS = 100
+"""So many rounds and evaluations are kept here; the server has all of them."""
 
 
 def speed_text(samples_per_second: float, predictions: int) -> str:
@@ -66,8 +69,8 @@ class Record:
     def __init__(self, session: str) -> None:
         self._changed = threading.Condition()
         self._status = Status(session=session)
-        self._history: list[dict[str, Any]] = []
-        self._evaluations: list[dict[str, Any]] = []
+        self._history: deque[dict[str, Any]] = deque(maxlen=_ROUNDS)
+        self._evaluations: deque[dict[str, Any]] = deque(maxlen=_ROUNDS)
         self.error: BaseException | None = None
 
     @property
@@ -76,14 +79,15 @@ class Record:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One entry for each round that was seen: round, loss, learning_rate, samples_done, contributions, strategy;
-        and of this peer alone, since the round before: samples, steps (inner ones), computing and waiting (seconds)."""
+        """One entry for each of the last rounds that were seen: round, loss, learning_rate, samples_done, contributions,
+        strategy; and of this peer alone, since the round before: samples, steps (inner ones), computing and waiting
+        (seconds)."""
         with self._changed:
             return list(self._history)
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """One entry for each evaluation that was seen: round, count and the metrics."""
+        """One entry for each of the last evaluations that were seen: round, count and the metrics."""
         with self._changed:
             return list(self._evaluations)
 
