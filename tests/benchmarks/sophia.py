@@ -115,7 +115,7 @@ def settings(quick: bool, warm_up: int) -> dict[str, list[OptimizerRule]]:
     # The averages for short runs: see `Sophia`.
     sophia = [
         Sophia(lr, (0.9, 0.95), rho, hessian_every=5, schedule=schedule)
-        for lr, rho in itertools.product((1e-3, 2e-3, 4e-3), (0.01, 0.04, 0.16))
+        for lr, rho in itertools.product((5e-4, 1e-3, 2e-3), (0.005, 0.02, 0.08))
     ]
     cut = slice(None, None, 4) if quick else slice(None)
     return {"AdamW": adamw[cut], "Sophia": sophia[cut]}
