@@ -79,8 +79,8 @@ class Record:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One entry for each of the last rounds that were seen: round, loss, learning_rate, samples_done,
-        contributions, strategy; and of this peer alone, since the round before: samples, steps (inner ones), computing and waiting
+        """One entry for each of the last rounds that were seen: round, loss, learning_rate, samples_done, contributions
+        and strategy; and of this peer alone, since the round before: samples, steps (inner ones), computing and waiting
         (seconds)."""
         with self._changed:
             return list(self._history)
