@@ -136,7 +136,7 @@ def show(facts: Facts, console: Console) -> None:
 def _show_texts(facts: Facts, console: Console) -> None:
     width = min(_PANEL, console.width)
     texts = (("before training", facts.before), (f"after {facts.rounds} rounds", facts.after))
-    panels = [Panel(Text(text.strip()), title=title, width=width) for title, text in texts]
+    panels = [Panel(Text(text.strip(), overflow="fold"), title=title, width=width) for title, text in texts]
     console.print(Columns(panels, padding=(0, 1)))
 
 
