@@ -12,11 +12,12 @@ import pytest
 
 from .account import account_for
 from .classroom import classroom, until
-from .recipes import CHUNKS
+from .recipes import CHUNKS, LOCAL, MANY_SHARDS, Size
 
 
-def test_a_peer_whose_losses_are_nan_pauses_and_the_others_do_its_work(tmp_path: Path) -> None:
-    with classroom(tmp_path) as room:
+@pytest.mark.parametrize("size", [MANY_SHARDS, LOCAL], ids=lambda size: size.name)
+def test_a_peer_whose_losses_are_nan_pauses_and_the_others_do_its_work(size: Size, tmp_path: Path) -> None:
+    with classroom(tmp_path, size) as room:
         room.start("ann")
         room.wait_version(2)
         room.start("bob", FAULTS_NAN_CHANCE="1")
@@ -33,9 +34,10 @@ def test_a_peer_whose_losses_are_nan_pauses_and_the_others_do_its_work(tmp_path:
     assert contributors == {peers["ann"]["id"]}
 
 
-def test_samples_that_are_always_nan_are_skipped_and_listed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [MANY_SHARDS, LOCAL], ids=lambda size: size.name)
+def test_samples_that_are_always_nan_are_skipped_and_listed(size: Size, tmp_path: Path) -> None:
     bad = {"FAULTS_BAD_SAMPLES": "7 100"}
-    with classroom(tmp_path) as room:
+    with classroom(tmp_path, size) as room:
         room.start("ann", **bad)
         room.start("bob", **bad)
         digests = room.finish(more=8)
