@@ -177,10 +177,11 @@ def after_commit(book: Book, samples: int, own: int) -> BookState:
     return BookState(book.cursor, tuple(sorted(pool)), book.consumed + samples, book.skipped, book.own + own)
 
 
-def consume(book: Book, samples: int, own: int) -> None:
-    """The round's record is durable: its claimed leases are consumed."""
+def consume(book: Book, samples: int, own: int, skips: int) -> None:
+    """The round's record is durable: its claimed leases are consumed. Skips beyond its first `skips` came after it was
+    written, from late peers, and go into the next one."""
     for lease in [lease for lease in book.leases.values() if lease.state == "claimed"]:
         del book.leases[lease.id]
     book.consumed += samples
     book.own += own
-    book.skips = []
+    book.skips = book.skips[skips:]

@@ -128,6 +128,8 @@ def _stands_still(state: State) -> bool:
 
 def _tick(state: State, now: float) -> list[Effect]:
     effects = contributions.overdue(state, now) + roster.overdue(state, now)
+    if state.phase == "open" and state.in_steps:
+        effects += steps.call_slow(state, now)
     if state.phase == "finishing" or (state.ending and _stands_still(state)):
         return effects + rounds.finishing(state, now)
     return effects + work.dispatch(state, now)

@@ -220,7 +220,7 @@ def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
     ):
         return []
     own = _own_samples(state)
-    leases.consume(state.book, current.samples_in - own, own)
+    leases.consume(state.book, current.samples_in - own, own, len(record.skips))
     state.version = current.number
     steps.expire(state)
     state.samples_done += current.samples_in

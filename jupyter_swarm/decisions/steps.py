@@ -1,10 +1,10 @@
 """Rounds of steps: how many each peer makes, when the rest is asked for what it has, how long it is waited for.
 
-The fastest peer makes all its steps, slower ones as many as fit into the same time. When a quorum of them is done, the
-rest is told to contribute what it has computed: whoever answers loses at most the step under way, and nobody waits for
-the slowest. Whoever does not answer is waited for while the samples that the others could take meanwhile are fewer
-than those it holds (the adaptive grace window of Decoupled DiLoCo, arXiv 2604.21428); what it sends later counts for
-the next round.
+The fastest peer makes all its steps, slower ones as many as fit into the same time. When a quorum of them is done, or
+waiting has cost as much as the others still lack, the rest is told to contribute what it has computed: whoever answers
+loses at most the step under way, and nobody waits for the slowest. Whoever does not answer is waited for while the
+samples that the others could take meanwhile are fewer than those it holds (the adaptive grace window of Decoupled
+DiLoCo, arXiv 2604.21428); what it sends later counts for the next round.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
     return lease
 
 
-def made(state: State, peer: Peer) -> None:
+def made(state: State, peer: Peer, now: float) -> None:
     """The peer has made its steps of this round."""
     if state.round.taking.get(peer.id) is False:
         state.round.taking[peer.id] = True
+        state.round.made_at = state.round.made_at or now
         state.round.made += 1
 
 
@@ -88,6 +89,28 @@ def call_rest(state: State, now: float) -> list[Effect]:
     current = state.round
     if current.closing or not current.made or current.made < math.ceil(state.rule.quorum * len(current.taking)):
         return []
+    return _call_rest(state, now)
+
+
+def call_slow(state: State, now: float) -> list[Effect]:
+    """Before a quorum has: ask as soon as those who are done could have taken what the others still lack."""
+    current = state.round
+    if current.closing or not current.made or len(current.taking) == current.made:
+        return []
+    idle = sum(state.peers[name].speed for name, done in current.taking.items() if done)
+    lacking = sum(_lacking(state, lease, now) for lease in missing(state))
+    return _call_rest(state, now) if idle * (now - current.made_at) >= lacking else []
+
+
+def _lacking(state: State, lease: Lease, now: float) -> float:
+    """Samples of a lease that its peer should still have to compute."""
+    if lease.state != "leased":
+        return 0.0
+    return max(lease.count - state.peers[lease.peer].speed * (now - lease.granted_at), 0.0)
+
+
+def _call_rest(state: State, now: float) -> list[Effect]:
+    current = state.round
     current.closing = now
     effects: list[Effect] = []
     for peer in [state.peers[name] for name, done in current.taking.items() if not done]:
@@ -104,7 +127,7 @@ def reopen_if_empty(state: State) -> bool:
     current = state.round
     if not current.closing or current.contributions or missing(state):
         return False
-    current.closing, current.made, current.taking = 0.0, 0, {}
+    current.closing, current.made, current.made_at, current.taking = 0.0, 0, 0.0, {}
     open_round(state)
     return True
 
@@ -119,7 +142,8 @@ def set_grace(state: State) -> None:
     held = sum(lease.count for lease in out)
     idle = sum(state.peers[name].speed for name in current.taking if name not in absent)
     seconds = held / idle if idle else state.rule.grace
-    current.grace_until = current.closing + max(LEAST_GRACE, min(seconds, state.rule.grace))
+    worth_it_until = current.made_at + min(seconds, state.rule.grace)
+    current.grace_until = max(current.closing + LEAST_GRACE, worth_it_until)
 
 
 def missing(state: State) -> list[Lease]:

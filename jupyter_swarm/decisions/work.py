@@ -113,7 +113,7 @@ def _grant(state: State, peer: Peer, lease: Lease) -> Effect:
 
 def _call(state: State, peer: Peer, now: float) -> list[Effect]:
     state.waiting.pop(peer.id, None)
-    steps.made(state, peer)
+    steps.made(state, peer, now)
     peer.contribute_by = now + CONTRIBUTE_SECONDS
     return [Tell(peer.id, ContributeNow(state.generation, state.round.number, state.round.attempt))]
 

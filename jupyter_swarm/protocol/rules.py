@@ -133,7 +133,7 @@ class RoundRule(msgspec.Struct, frozen=True):
     "samples": the round owns exactly `target_batch` sample indices; "steps": the fastest peer makes `inner_steps` steps
     of `inner_optimizer` on `inner_batch` samples each, slower ones fewer. contribution: what is sent for it. fragments:
     the parameters are exchanged in so many parts in turn. quorum: once this share of a round's peers has made its
-    steps, the others are asked for what they have; `grace`: so many seconds at most the round then waits for them.
+    steps, the others are asked at once for what they have; `grace`: so many seconds at most it then waits for them.
     staleness: how many rounds late a contribution may count. norm_limit: a contribution whose norm is above so many
     times the running median of accepted ones is refused (0: never). clip_norm: the L2 norm that the merged gradient is
     clipped to over all holders (0: not clipped); `inner_clip_norm`: that of each inner step's gradient. predictions:

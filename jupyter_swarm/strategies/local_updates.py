@@ -18,9 +18,10 @@ class LocalUpdates(msgspec.Struct, frozen=True):
                         θ ← outer(θ, Δ)               Nesterov momentum, 0.7 and 0.9
 
     The inner optimizer is the recipe's. The fastest peer makes H_k = `steps`, others fewer, by their measured speed.
-    Once the share `quorum` of them is done, the rest is asked for what it has; then the round waits as long as the
-    waiting costs less than the missing work is worth, at most `grace` seconds (Decoupled DiLoCo, arXiv 2604.21428).
-    What comes later may count up to `staleness` rounds late. Between two rounds nothing is sent: 1/`steps` of the bytes
+    When those who are done could have taken the samples that the others still lack, or once the share `quorum` of
+    them is done, the others are asked for what they have; then the round waits as long as the waiting costs less than
+    the missing work is worth, at most `grace` seconds (Decoupled DiLoCo, arXiv 2604.21428). What
+    comes later may count up to `staleness` rounds late. Between two rounds nothing is sent: 1/`steps` of the bytes
     of `EveryStep` for as many samples. From random parameters the loss falls visibly slower than with `EveryStep`;
     after a synchronous start it does not (`WarmStart`). New moments of the inner optimizer warm up over a tenth of the
     steps.
@@ -33,7 +34,7 @@ class LocalUpdates(msgspec.Struct, frozen=True):
     batch: int
     outer: OptimizerRule = Nesterov(0.7, momentum=0.9)
     clip_norm: float = 0.0
-    quorum: float = 0.5
+    quorum: float = 1.0
     grace: float = 10.0
     staleness: int = 1
     up: Codec = Codec.FP32

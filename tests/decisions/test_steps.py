@@ -161,3 +161,17 @@ def test_a_failing_step_costs_its_own_samples_only():
     assert skips == [(start, stop) for start, stop in skips if start <= position < stop]
     assert sum(stop - start for start, stop in skips) <= BATCH
     world.finish_checks()
+
+
+def test_without_a_quorum_the_rest_is_called_when_waiting_costs_more_than_it_lacks():
+    world = classroom({"a": 40.0, "b": 40.0, "c": 40.0}, rule=msgspec.structs.replace(STEPS, quorum=1.0))
+    world.peers["c"].speed = 10.0
+    world.run_rounds(1)
+    weights = {part.peer: part.weight for part in world.records[-1].contributors}
+    assert weights["a"] == weights["b"] == 50 * BATCH
+    assert 10 * BATCH < weights["c"] < 25 * BATCH
+    assert world.state.round.number == world.state.version + 1
+    world.peers["b"].stopped = True
+    world.run_rounds(1, seconds=30.0)
+    assert {part.peer for part in world.records[-1].contributors} == {"a", "c"}
+    world.finish_checks()
