@@ -146,9 +146,8 @@ class Round(msgspec.Struct):
     """The attempt under way at the next version.
 
     Of a round of steps: `fastest` is the speed of the fastest peer at its opening; `taking` says of each peer that got
-    steps whether it has made them, `made` how many have, the first at `made_at`; `closing` is when the others were asked
-    for what they have
-    (0.0: not yet), `grace_until` how long they are waited for.
+    steps whether it has made them, `made` how many have, the first at `made_at`; `closing` is when the others were
+    asked for what they have (0.0: not yet), `grace_until` how long they are waited for.
     """
 
     number: int
