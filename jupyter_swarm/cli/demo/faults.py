@@ -14,22 +14,24 @@ _SETTLE_SECONDS = 0.05
 
 
 class Slowed:
-    """`with Slowed(process)`: a slower computer. The process is stopped most of the time, `stopped` seconds for each
-    `running` seconds that it may run."""
+    """`with Slowed(process)`: a slower computer. The process may run for `running` seconds, and is then stopped for
+    `times` as long as it did: a busy machine may let it run longer than it was to."""
 
-    def __init__(self, process: psutil.Process, running: float = 0.003, stopped: float = 0.012) -> None:
+    def __init__(self, process: psutil.Process, running: float = 0.003, times: float = 7.0) -> None:
         self._process = process
         self._running = running
-        self._stopped = stopped
+        self._times = times
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._alternate, name="swarm-slow", daemon=True)
 
     def _alternate(self) -> None:
         try:
+            since = time.monotonic()
             while not self._over.wait(self._running):
                 self._process.suspend()
-                self._over.wait(self._stopped)
+                self._over.wait(self._times * (time.monotonic() - since))
                 self._process.resume()
+                since = time.monotonic()
         except psutil.Error:
             return
 
