@@ -137,8 +137,8 @@ def preflight(recipe: Recipe | str | Path, *, device: str = "", data: Data | Non
 
 
 def check_machine(recipe: Recipe, device: str = "") -> None:
-    """Raises `RecipeError` if this machine is not what the recipe says it needs."""
-    kind = torch.device(device).type if device else ""
+    """Raises `RecipeError` if this machine is not what the recipe needs, `SettingError` if it has no such `device`."""
+    kind = device.partition(":")[0]
     if recipe.device and (kind not in ("", recipe.device) or not _has(recipe.device)):
         found = f"The device chosen is {device}." if device else "torch finds none on this machine."
         needed = "the CPU" if recipe.device == "cpu" else f"a GPU ({recipe.device})"
