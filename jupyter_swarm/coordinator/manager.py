@@ -42,6 +42,7 @@ _P = ParamSpec("_P")
 
 _LONGEST_INVITE = 366 * 86400.0
 _MOST = 10**6
+_LAST_CHECKPOINT_SECONDS = 60.0
 _STORED_STATES: dict[str, SessionState] = {
     "waiting": "running",
     "training": "running",
@@ -249,8 +250,11 @@ class SessionManager:
 
     async def checkpoints(self, session: str) -> list[dict[str, Any]]:
         """All checkpoints of a session, oldest first, each with its manifest (None, and the problem, if that cannot be
-        read)."""
+        read). Of a session that has just finished, with the last one."""
         await self.stored(session)
+        runtime = self._runtimes.get(session)
+        if runtime is not None and runtime.status().state == "finished":
+            await asyncio.wait({runtime.checkpoints.ended}, timeout=_LAST_CHECKPOINT_SECONDS)
         storage = await self._open_storage()
         return await storage.run_in_store(
             lambda: [_checkpoint_view(storage, row) for row in storage.database.checkpoints(session)]
