@@ -76,6 +76,8 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
     values = values_of(settings)
     recipe = _recipe_with(arguments.recipe or notebook.recipe or "digits", values)
     chosen = {ALIASES.get(key, key): value for key, value in values.items()}
+    if options := chosen.keys() & {"name", "train", "server", "start", "wait", "recipe", "preflight"}:
+        raise SettingError(f"{min(options)} is not a setting.", todo="See %swarm host -h for the options.")
     start = open_checkpoint(arguments.start) if arguments.start else None
     session = api.host(
         recipe,

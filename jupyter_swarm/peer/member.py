@@ -380,7 +380,7 @@ class Member:
         late = self._contribution.base < self.version
         self._end_upload()
         self._contribution = None
-        self._idle("waiting for the other peers")
+        self._idle("its contribution is in: the round is being finished")
         if late:
             self._begin()
 
