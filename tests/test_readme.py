@@ -58,7 +58,8 @@ def test_host_and_join_with_two_lines_each(server):
     hosting, joining, _ = blocks("python")
     host, student = Kernel(server, "host"), Kernel(server, "student")
     try:
-        link = LINK.search(host.run(hosting))
+        host.run(hosting)
+        link = LINK.search(host.run("print(session.invite().link)"))
         assert link
         student.run(LINK.sub(f"{link[0]} --agree {load_recipe('digits').sha256}", joining))
         assert " in cs101" in student.run("%swarm status")

@@ -58,7 +58,10 @@ class Kernel:
         try:
             self._socket.send(json.dumps(request))
             while not (replied and idle):
-                message = json.loads(self._socket.recv(timeout=max(until - time.monotonic(), 0.0)))
+                received = self._socket.recv(timeout=max(until - time.monotonic(), 0.0))
+                if isinstance(received, bytes):
+                    continue  # a widget's picture
+                message = json.loads(received)
                 if message["parent_header"].get("msg_id") != request["header"]["msg_id"]:
                     continue
                 kind, content = message["header"]["msg_type"], message["content"]
