@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -73,12 +74,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class Discarding:
+class Discarding(abc.ABC):
     """Something being written. As a context manager it discards what was not finished by the end of the block."""
 
+    @abc.abstractmethod
     def discard(self) -> None:
         """Remove what was written, unless it was finished. May be called again."""
-        raise NotImplementedError
 
     def __enter__(self: _D) -> _D:
         return self
@@ -150,15 +151,6 @@ class AtomicFile(Discarding):
         except BaseException:
             self.discard()
             raise
-
-
-def write_atomic(path: Path, data: Buffer | Iterable[Buffer]) -> None:
-    """Write `path` whole, durably, or leave it as it was. Raises `StoreError`."""
-    buffers = (data,) if isinstance(data, (bytes, bytearray, memoryview)) else data
-    with AtomicFile(path) as file:
-        for buffer in buffers:
-            file.write(buffer)
-        file.commit()
 
 
 def remove_temporaries(folder: Path) -> None:

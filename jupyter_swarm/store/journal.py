@@ -19,7 +19,7 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 
@@ -57,11 +57,10 @@ class RoundWriter(Discarding):
         for part in parts:
             self._file.write(part)
 
-    def finish(self) -> int:
-        """Make the round durable, in place of an earlier attempt's; returns the file's bytes. Raises `StoreError`."""
+    def finish(self) -> None:
+        """Make the round durable, in place of an earlier attempt's. Raises `StoreError`."""
         self._file.write(_ENTRY.pack(0, zlib.crc32(_LENGTH.pack(0), self._crc)))
         self._file.commit()
-        return self._file.size
 
     def discard(self) -> None:
         self._file.discard()
@@ -76,13 +75,6 @@ class Journal:
     def begin_round(self, round: int) -> RoundWriter:
         """A writer for the packets of `round`. Raises `StoreError`."""
         return RoundWriter(round_file(self.folder, round), round)
-
-    def write_round(self, round: int, frames: Iterable[Buffer | Sequence[Buffer]]) -> int:
-        """Write all packets of `round`; returns the file's bytes. Raises `StoreError`, leaving nothing behind."""
-        with self.begin_round(round) as writer:
-            for frame in frames:
-                writer.append(frame)
-            return writer.finish()
 
     def read_round(self, round: int) -> Iterator[bytearray]:
         """The frames of `round` in the order of writing, each in a buffer of its own, one in memory at a time.

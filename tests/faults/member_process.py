@@ -27,7 +27,7 @@ from jupyter_swarm.protocol.invites import parse_invite
 from jupyter_swarm.protocol.layout import SHARD_ELEMENTS
 from jupyter_swarm.protocol.rules import SessionSpec
 from jupyter_swarm.shards.layout import layout_of
-from jupyter_swarm.store.atomic import write_atomic
+from jupyter_swarm.store.atomic import AtomicFile
 
 TIMING = Timing(first_delay=0.2, longest_delay=0.5)
 
@@ -103,6 +103,7 @@ def main(task: Task) -> None:
     member, report = peer_of(task) if task.role == "peer" else holder_of(task)
     member.start()
     while not ended.wait(0.05):
-        with contextlib.suppress(StoreError):
-            write_atomic(Path(task.report), msgspec.json.encode(report()))
+        with contextlib.suppress(StoreError), AtomicFile(Path(task.report)) as file:
+            file.write(msgspec.json.encode(report()))
+            file.commit()
     member.leave() if task.role == "peer" else member.close()

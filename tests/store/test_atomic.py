@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jupyter_swarm.protocol import failpoints
 from jupyter_swarm.protocol.errors import StoreError
-from jupyter_swarm.store.atomic import AtomicFile, disk_errors, remove_temporaries, write_atomic
+from jupyter_swarm.store.atomic import AtomicFile, disk_errors, remove_temporaries
+
+from .writing import write_file
 
 
 def names(folder: Path) -> set[str]:
@@ -21,8 +23,8 @@ def names(folder: Path) -> set[str]:
 
 def test_a_file_is_replaced_by_what_is_written(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    write_atomic(path, b"old and longer")
-    write_atomic(path, [b"ne", bytearray(b"w"), memoryview(b"er")])
+    write_file(path, b"old and longer")
+    write_file(path, b"ne", bytearray(b"w"), memoryview(b"er"))
     assert path.read_bytes() == b"newer"
     assert names(tmp_path) == {"state"}
 
@@ -37,16 +39,17 @@ def test_bytes_written_before_can_be_replaced_and_writing_goes_on_at_the_end(tmp
     assert file.size == 5
 
 
-def test_a_source_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(b"old")
 
-    def source() -> Iterator[bytes]:
-        yield b"new"
-        raise KeyboardInterrupt
+    def write() -> None:
+        with AtomicFile(path) as file:
+            file.write(b"new")
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, source())
+        write()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == {"state"}
 
@@ -56,12 +59,12 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(small_disk, size: int) -> N
     path = small_disk.folder / "state"
     path.write_bytes(b"old")
     with small_disk.full(), pytest.raises(StoreError, match="disk is full") as refused:
-        write_atomic(path, bytes(size))
+        write_file(path, bytes(size))
     assert "Free some space" in refused.value.todo
     assert str(path) in refused.value.why
     assert path.read_bytes() == b"old"
     assert names(small_disk.folder) == {"state"}
-    write_atomic(path, b"new")
+    write_file(path, b"new")
     assert path.read_bytes() == b"new"
 
 
@@ -75,7 +78,7 @@ def test_a_refused_right_names_the_folder_and_what_to_give(tmp_path: Path, numbe
 
 def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="could not write state") as refused:
-        write_atomic(tmp_path / "gone" / "state", b"new")
+        write_file(tmp_path / "gone" / "state", b"new")
     assert "gone" in refused.value.why
 
 
@@ -83,7 +86,7 @@ def test_writing_needs_no_folder_that_can_be_synced(tmp_path: Path, monkeypatch:
     monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
     synced = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(handle))
-    write_atomic(tmp_path / "state", b"new")
+    write_file(tmp_path / "state", b"new")
     assert (tmp_path / "state").read_bytes() == b"new"
     assert len(synced) == 1
 
@@ -95,7 +98,7 @@ def test_the_bytes_are_durable_before_the_name_and_the_name_before_the_end(
     seen = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
     monkeypatch.setattr(failpoints, "hook", seen.append)
-    write_atomic(tmp_path / "state", b"new")
+    write_file(tmp_path / "state", b"new")
     assert seen == [False, "mid-rename", True]
 
 
@@ -109,7 +112,7 @@ def test_a_file_system_that_cannot_sync_folders_is_good_enough(tmp_path: Path, m
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", refuse_folders)
-    write_atomic(tmp_path / "state", b"new")
+    write_file(tmp_path / "state", b"new")
     assert (tmp_path / "state").read_bytes() == b"new"
 
 
@@ -121,8 +124,10 @@ def test_a_process_killed_before_the_rename_leaves_the_old_file(
     killed_at(
         "mid-rename",
         "from pathlib import Path\n"
-        "from jupyter_swarm.store.atomic import write_atomic\n"
-        f"write_atomic(Path({str(path)!r}), b'new')\n",
+        "from jupyter_swarm.store.atomic import AtomicFile\n"
+        f"with AtomicFile(Path({str(path)!r})) as file:\n"
+        "    file.write(b'new')\n"
+        "    file.commit()\n",
     )
     assert path.read_bytes() == b"old"
     (left,) = names(tmp_path) - {"state"}

@@ -19,6 +19,8 @@ from jupyter_swarm.store.journal import Journal
 from jupyter_swarm.store.paths import rounds_in, snapshot_file, snapshots_in
 from jupyter_swarm.store.snapshots import SnapshotFacts
 
+from .writing import write_round
+
 FRAME = bytes(100)
 
 
@@ -88,7 +90,7 @@ def test_a_dtype_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
 
 def test_a_new_snapshot_replaces_older_ones_and_the_rounds_that_it_contains(tmp_path: Path) -> None:
     for round in (1, 2, 3):
-        Journal(tmp_path).write_round(round, [FRAME])
+        write_round(tmp_path, round, [FRAME])
     snapshots.save(tmp_path, tensors(), facts(1))
     assert rounds_in(tmp_path) == [2, 3]
     snapshots.save(tmp_path, tensors(), facts(2))
@@ -97,8 +99,8 @@ def test_a_new_snapshot_replaces_older_ones_and_the_rounds_that_it_contains(tmp_
 
 
 def test_the_one_before_is_kept_until_the_new_one_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Journal(tmp_path).write_round(1, [FRAME])
-    Journal(tmp_path).write_round(2, [FRAME])
+    write_round(tmp_path, 1, [FRAME])
+    write_round(tmp_path, 2, [FRAME])
     snapshots.save(tmp_path, tensors(), facts(1))
     seen = []
 
@@ -114,7 +116,7 @@ def test_the_one_before_is_kept_until_the_new_one_is_durable(tmp_path: Path, mon
 def test_a_full_disk_leaves_the_snapshot_before_in_use(small_disk) -> None:
     folder = small_disk.folder
     snapshots.save(folder, tensors(), facts(1))
-    Journal(folder).write_round(2, [FRAME])
+    write_round(folder, 2, [FRAME])
     with small_disk.full(), pytest.raises(StoreError, match="disk is full"):
         snapshots.save(folder, {"values": torch.zeros(100_000)}, facts(2))
     assert {path.name for path in folder.iterdir()} == {"snapshot-1.safetensors", "round-2.packets"}
@@ -128,7 +130,7 @@ def test_a_server_killed_while_writing_goes_on_from_the_snapshot_before(
 ) -> None:
     before = tensors()
     snapshots.save(tmp_path, before, facts(1))
-    Journal(tmp_path).write_round(2, [FRAME])
+    write_round(tmp_path, 2, [FRAME])
     killed_at(
         point,
         "from pathlib import Path\n"
