@@ -1,4 +1,4 @@
-"""Blobs by content: a file's name is the SHA-256 of its bytes. Data, recipes, first parameters, exports."""
+"""Blobs by content: a file's name is the SHA-256 of its bytes. Data, recipes, exports, checkpoints."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ by piece, so that there never is a second copy of the model.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 
@@ -48,17 +49,18 @@ def weight_files(view: FlatVector, part_bytes: int = PART_BYTES) -> CheckpointFi
 
 def store_files(files: CheckpointFiles, blobs: Blobs, stopped: Callable[[], bool]) -> tuple[FileEntry, ...]:
     """Write each file as a blob; returns their entries. Raises `StoreError` from the disk, or once `stopped` says so;
-    nothing half is left then."""
-    entries = []
-    for name, pieces in files:
-        with blobs.new() as blob:
+    what was written of any file is discarded then."""
+    with contextlib.ExitStack() as written:
+        new = []
+        for name, pieces in files:
+            blob = written.enter_context(blobs.new())
             for piece in pieces:
                 if stopped():
                     raise StoreError("The checkpoint was not written.", "The server stops.")
                 blob.write(piece)
-            failpoints.reach("mid-checkpoint")
-            entries.append(blob.finish(name))
-    return tuple(entries)
+            new.append((name, blob))
+        failpoints.reach("mid-checkpoint")
+        return tuple(blob.finish(name) for name, blob in new)
 
 
 def _parts(stored: Iterable[Stored], part_bytes: int) -> list[list[Stored]]:

@@ -1,7 +1,7 @@
 """Where a server keeps what it stores: names of folders and files, and nothing else.
 
-    ROOT/swarm.sqlite                            sessions, invites, members, events, rounds, metrics
-    ROOT/blobs/SHA256                            data, recipes, exports
+    ROOT/swarm.sqlite                            sessions, invites, members, events, rounds, metrics, checkpoints
+    ROOT/blobs/SHA256                            data, recipes, exports, files and manifests of checkpoints
     ROOT/session-ID/snapshot-V.safetensors       the state at version V
     ROOT/session-ID/round-R.packets              the step from version R - 1 to version R
 

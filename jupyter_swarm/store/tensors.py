@@ -49,9 +49,10 @@ def head(tensors: Iterable[Stored], metadata: Mapping[str, str]) -> bytes:
     """Length and JSON header of a file with these tensors, in this order. The metadata comes first."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     position = 0
-    for name, dtype, shape in tensors:
-        end = position + Stored(name, dtype, shape).bytes
-        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+    for tensor in tensors:
+        end = position + tensor.bytes
+        facts = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
+        header[tensor.name] = facts
         position = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_more_than_the_limit_is_refused_as_soon_as_it_comes(blobs: Blobs) -> Non
 
 @pytest.mark.parametrize("address", ["", "../" * 20 + "etc", "A" * 64, ADDRESS + "\n", ADDRESS[:-1], "a/" * 32])
 def test_what_is_no_address_reaches_no_file(blobs: Blobs, address: str) -> None:
-    for use in (blobs.exists, blobs.size, blobs.open, blobs.read, lambda a: blobs.writer(a, 1)):
+    for use in (blobs.exists, blobs.size, blobs.open, blobs.read, blobs.remove, lambda a: blobs.writer(a, 1)):
         with pytest.raises(Refusal, match="not the address of a blob"):
             use(address)
 
@@ -78,6 +79,19 @@ def test_a_blob_that_changed_on_the_disk_is_not_given_out_as_the_same(blobs: Blo
     (blobs.folder / ADDRESS).write_bytes(DATA[:-1])
     with pytest.raises(StoreError, match="damaged"):
         blobs.read(ADDRESS)
+
+
+def test_blobs_of_long_ago_are_found_and_removed_and_no_other_file(blobs: Blobs) -> None:
+    for data in (DATA, b"fresh"):
+        blobs.put(data)
+    (blobs.folder / "notes.txt").write_bytes(b"")
+    for name in (ADDRESS, "notes.txt"):
+        os.utime(blobs.folder / name, (1000.0, 1000.0))
+    assert blobs.untouched(1000.0) == set()
+    assert blobs.untouched(1001.0) == {ADDRESS}
+    for _ in range(2):
+        blobs.remove(ADDRESS)
+    assert {path.name for path in blobs.folder.iterdir()} == {hashlib.sha256(b"fresh").hexdigest(), "notes.txt"}
 
 
 def test_a_full_disk_leaves_no_part_of_a_blob(small_disk) -> None:

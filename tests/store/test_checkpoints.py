@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -88,9 +89,13 @@ def test_a_full_disk_leaves_nothing(small_disk) -> None:
     assert written(view, small_disk.folder)
 
 
-def test_a_server_that_stops_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pieces", [0, 5])
+def test_a_server_that_stops_leaves_nothing_of_any_file(tmp_path: Path, pieces: int) -> None:
+    """Each of the four files has a head and two tensors."""
+    written = itertools.count()
+    view = view_of(nn.Sequential(*(nn.Linear(10, 10) for _ in range(4))))
     with pytest.raises(StoreError, match="not written"):
-        store_files(weight_files(view_of(Odd())), Blobs(tmp_path), lambda: True)
+        store_files(weight_files(view, part_bytes=500), Blobs(tmp_path), lambda: next(written) == pieces)
     assert list(tmp_path.iterdir()) == []
 
 
