@@ -43,8 +43,8 @@ class Link:
     url: ws:// or wss://. headers: sent with each handshake, kept out of every log. hello: what to say first on each
     connection; called on the receiving thread. on_message: each message of the server but heartbeats and refusals.
     on_frame: each binary frame, whole, in memory of its own, which the callback may keep and which is aligned to 64
-    bytes. Both are called on the receiving thread and hold up receiving, which in
-    turn holds up the server: that is the back-pressure. An exception in a callback ends the link with that error.
+    bytes. Both are called on the receiving thread and hold up receiving, which in turn holds up the server: that is the
+    back-pressure. An exception in a callback ends the link with that error.
 
     on_state(state, reason), from the same thread: "connecting" (also: why it did not work and when the next try is,
     as long as there has been no connection), "connected", "lost" (why, and seconds until the next try), "refused"

@@ -1,18 +1,12 @@
-"""The record of a server in one SQLite file: sessions, invites, members, events, committed rounds, metrics.
+"""The record of a server: sessions, invites, members, events, committed rounds, metrics, checkpoints.
 
-A round is committed when `Database.add_round` has returned: the file is in WAL mode with synchronous=FULL, so what was
-written is on the disk. The file is locked for as long as it is open, since two servers that ran the same sessions
-would tear them. The lock goes with the process. It also spares WAL its shared memory, which network file systems lack.
-
-All times are seconds since 1970, given by the caller.
+A round is committed when `Database.add_round` has returned. All times are seconds since 1970, given by the caller.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import math
-import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,90 +18,42 @@ from ..protocol.invites import Role, hash_secret
 from ..protocol.layout import Layout
 from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSettings, SessionSpec, StrategyChange
-from .atomic import disk_full
 from .rows import Event, Member, Metric, SessionState, StoredCheckpoint, StoredInvite, StoredSession
-
-# What leads from each version of the schema to the next.
-_STEPS = (
-    """
-CREATE TABLE sessions (
-    session TEXT PRIMARY KEY, spec TEXT NOT NULL, layout TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
-    ended REAL, generation INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE invites (
-    session TEXT NOT NULL REFERENCES sessions, number INTEGER NOT NULL, role TEXT NOT NULL, secret_hash TEXT NOT NULL,
-    label TEXT NOT NULL, expires REAL NOT NULL, capacity INTEGER NOT NULL, uses INTEGER NOT NULL, revoked REAL,
-    PRIMARY KEY (session, number)
-) WITHOUT ROWID;
-CREATE TABLE members (
-    session TEXT NOT NULL REFERENCES sessions, member TEXT NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL,
-    token_hash TEXT NOT NULL, joined REAL NOT NULL, last_seen REAL NOT NULL, PRIMARY KEY (session, member)
-) WITHOUT ROWID;
-CREATE TABLE events (
-    session TEXT NOT NULL REFERENCES sessions, unix_time REAL NOT NULL, generation INTEGER NOT NULL,
-    round INTEGER NOT NULL, level TEXT NOT NULL, member TEXT NOT NULL, text TEXT NOT NULL,
-    number INTEGER PRIMARY KEY AUTOINCREMENT
-);
-CREATE INDEX events_of_session ON events (session, number);
-CREATE TABLE rounds (
-    session TEXT NOT NULL REFERENCES sessions, round INTEGER NOT NULL, record TEXT NOT NULL,
-    PRIMARY KEY (session, round)
-);
-CREATE TABLE metrics (
-    session TEXT NOT NULL REFERENCES sessions, version INTEGER NOT NULL, member TEXT NOT NULL, name TEXT NOT NULL,
-    sum REAL, count INTEGER NOT NULL, PRIMARY KEY (session, version, member, name)
-) WITHOUT ROWID;
-""",
-    """
-CREATE TABLE checkpoints (
-    session TEXT NOT NULL REFERENCES sessions, number INTEGER NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
-    manifest TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (session, number)
-) WITHOUT ROWID;
-""",
-)
-SCHEMA_VERSION = len(_STEPS)
+from .schema import STEPS
+from .sqlite import SqliteFile
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
 
 class Database:
-    """The open record. Open it, use it and close it in one and the same thread: SQLite refuses any other.
+    """The open record, to be used by one thread, as the `SqliteFile` that it is in.
 
     Every method raises `StoreError` where the disk refuses or the file is damaged; what was there before stays.
     """
 
     def __init__(self, path: Path, lock_seconds: float = 5.0) -> None:
         """Open or make the file; waits `lock_seconds` for another server to let it go."""
-        self._path = path
-        with self._errors():
-            self._connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None)
-            try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
+        self._file = SqliteFile(path, STEPS, lock_seconds)
 
     def close(self) -> None:
         """Close the file and let others open it."""
-        with self._errors():
-            self._connection.close()
+        self._file.close()
 
     # --- sessions
 
     def add_session(self, session: str, spec: SessionSpec, layout: Layout, now: float) -> None:
         """Record a new session, running, at generation 0. Raises `SessionError` if its id is taken."""
         row = (session, _json(spec), _json(layout), "running", now, None, 0)
-        with self._transaction():
-            if self._rows("SELECT 1 FROM sessions WHERE session = ?", session):
+        with self._file.transaction():
+            if self._file.run("SELECT 1 FROM sessions WHERE session = ?", session):
                 raise SessionError(f"There is a session {session!r} already.", todo="Choose another name.")
-            self._insert("sessions", row)
+            self._file.insert("sessions", row)
 
     def sessions(self) -> list[StoredSession]:
         """All sessions, oldest first."""
-        with self._errors():
-            rows = self._rows(
-                "SELECT session, spec, state, created, ended, generation FROM sessions ORDER BY created, session"
-            )
+        rows = self._file.run(
+            "SELECT session, spec, state, created, ended, generation FROM sessions ORDER BY created, session"
+        )
         return [StoredSession(row[0], _from_json(row[1], SessionSpec), *row[2:]) for row in rows]
 
     def layout(self, session: str) -> Layout:
@@ -121,34 +67,34 @@ class Database:
         changes: tuple[StrategyChange, ...] | None = None,
     ) -> SessionSpec:
         """Replace what is given in the session's spec; returns the new spec. Raises `SessionError`."""
-        with self._transaction():
+        with self._file.transaction():
             spec = _from_json(self._of_session("spec", session), SessionSpec)
             if settings is not None:
                 spec = msgspec.structs.replace(spec, settings=settings)
             if changes is not None:
                 spec = msgspec.structs.replace(spec, changes=changes)
-            self._execute("UPDATE sessions SET spec = ? WHERE session = ?", _json(spec), session)
+            self._file.run("UPDATE sessions SET spec = ? WHERE session = ?", _json(spec), session)
         return spec
 
     def save_state(self, session: str, state: SessionState, now: float) -> None:
         """Record what the session does from now on. Raises `SessionError`."""
         ended = now if state == "finished" else None
-        with self._transaction():
+        with self._file.transaction():
             self._of_session("state", session)
-            self._execute("UPDATE sessions SET state = ?, ended = ? WHERE session = ?", state, ended, session)
+            self._file.run("UPDATE sessions SET state = ?, ended = ? WHERE session = ?", state, ended, session)
 
     def raise_generation(self, session: str) -> int:
         """Count one more start of the server for this session; returns the new generation. Raises `SessionError`."""
-        with self._transaction():
+        with self._file.transaction():
             generation: int = self._of_session("generation", session) + 1
-            self._execute("UPDATE sessions SET generation = ? WHERE session = ?", generation, session)
+            self._file.run("UPDATE sessions SET generation = ? WHERE session = ?", generation, session)
         return generation
 
     def delete_session(self, session: str) -> None:
         """Forget a session and everything recorded of it. Does nothing if there is no such session."""
-        with self._transaction():
+        with self._file.transaction():
             for table in ("checkpoints", "metrics", "rounds", "events", "members", "invites", "sessions"):
-                self._execute(f"DELETE FROM {table} WHERE session = ?", session)
+                self._file.run(f"DELETE FROM {table} WHERE session = ?", session)
 
     # --- invites
 
@@ -156,11 +102,10 @@ class Database:
         self, session: str, role: Role, secret: str, label: str, expires: float, capacity: int
     ) -> StoredInvite:
         """Record a new invite by the hash of its secret. Raises `SessionError`."""
-        with self._transaction():
-            self._of_session("session", session)
-            (number,) = self._rows("SELECT 1 + COALESCE(MAX(number), 0) FROM invites WHERE session = ?", session)[0]
+        with self._file.transaction():
+            number = self._next_number("invites", session)
             invite = StoredInvite(session, number, role, hash_secret(secret), label, expires, capacity)
-            self._insert("invites", msgspec.structs.astuple(invite))
+            self._file.insert("invites", msgspec.structs.astuple(invite))
         return invite
 
     def invites(self, session: str) -> list[StoredInvite]:
@@ -181,7 +126,7 @@ class Database:
 
     def use_invite(self, session: str, secret: str, now: float) -> StoredInvite:
         """As `check_invite`, and count one use. Raises `InviteError` also if the invite is full."""
-        with self._transaction():
+        with self._file.transaction():
             found = self.check_invite(session, secret, now)
             if found.uses >= found.capacity:
                 raise InviteError(
@@ -190,15 +135,15 @@ class Database:
                     "Ask the instructor for an invite with more places.",
                 )
             found = msgspec.structs.replace(found, uses=found.uses + 1)
-            self._execute(
+            self._file.run(
                 "UPDATE invites SET uses = ? WHERE session = ? AND number = ?", found.uses, session, found.number
             )
         return found
 
     def revoke_invite(self, session: str, number: int, now: float) -> None:
         """Let nobody in by this invite from now on; the time of a first revocation stays."""
-        with self._transaction():
-            self._execute(
+        with self._file.transaction():
+            self._file.run(
                 "UPDATE invites SET revoked = ? WHERE session = ? AND number = ? AND revoked IS NULL",
                 now, session, number,
             )  # fmt: skip
@@ -207,8 +152,8 @@ class Database:
 
     def add_member(self, member: Member) -> None:
         """Record a new member. Raises `StoreError` if the session has a member of this id, or is not there."""
-        with self._transaction():
-            self._insert("members", msgspec.structs.astuple(member))
+        with self._file.transaction():
+            self._file.insert("members", msgspec.structs.astuple(member))
 
     def members(self, session: str) -> list[Member]:
         """All members, in the order they joined."""
@@ -220,9 +165,11 @@ class Database:
 
     def saw_members(self, session: str, members: Iterable[str], now: float) -> None:
         """Record that these members were connected at `now`."""
-        with self._transaction():
+        with self._file.transaction():
             for member in members:
-                self._execute("UPDATE members SET last_seen = ? WHERE session = ? AND member = ?", now, session, member)
+                self._file.run(
+                    "UPDATE members SET last_seen = ? WHERE session = ? AND member = ?", now, session, member
+                )
 
     # --- rounds, metrics, events
 
@@ -241,27 +188,26 @@ class Database:
             raise StoreError(
                 f"Round {record.round} cannot be recorded.", "Its record holds numbers that are not finite."
             )
-        with self._transaction():
-            last = self._last_round(record.session)
+        with self._file.transaction():
+            last = self.last_round(record.session)
             if record.round != last + 1:
                 raise StoreError(
                     f"Round {record.round} cannot be recorded.",
                     f"The last recorded round is {last}, so the next one is {last + 1}.",
                     "Restart the server: it goes on from what is recorded.",
                 )
-            self._insert("rounds", (record.session, record.round, text))
+            self._file.insert("rounds", (record.session, record.round, text))
             self._insert_metrics(metrics)
             self._insert_events(events)
 
     def last_round(self, session: str) -> int:
         """The last committed round, which is the session's version; 0 without any."""
-        with self._errors():
-            return self._last_round(session)
+        ((last,),) = self._file.run("SELECT COALESCE(MAX(round), 0) FROM rounds WHERE session = ?", session)
+        return int(last)
 
     def round(self, session: str, round: int) -> RoundRecord | None:
         """The record of one round."""
-        with self._errors():
-            rows = self._rows("SELECT record FROM rounds WHERE session = ? AND round = ?", session, round)
+        rows = self._file.run("SELECT record FROM rounds WHERE session = ? AND round = ?", session, round)
         return _from_json(rows[0][0], RoundRecord) if rows else None
 
     def rounds(self, session: str, after: int = 0) -> Iterator[RoundRecord]:
@@ -269,40 +215,37 @@ class Database:
         for number in range(after + 1, self.last_round(session) + 1):
             record = self.round(session, number)
             if record is None:
-                raise StoreError(f"The record of round {number} is missing.", f"{self._path} is damaged.")
+                raise StoreError(f"The record of round {number} is missing.", f"{self._file.path} is damaged.")
             yield record
 
     def add_metrics(self, metrics: Iterable[Metric]) -> None:
         """Record metrics; one with the same version, member and name is replaced."""
-        with self._transaction():
+        with self._file.transaction():
             self._insert_metrics(metrics)
 
     def metrics(self, session: str, after: int = -1, limit: int = -1) -> list[Metric]:
         """The metrics of the versions after `after`, in the order of versions, members and names: at most `limit` rows
         (-1: all)."""
-        with self._errors():
-            rows = self._rows(
-                "SELECT * FROM metrics WHERE session = ? AND version > ? ORDER BY version, member, name LIMIT ?",
-                session, after, limit,
-            )  # fmt: skip
-        # SQLite has no NaN: it stores NULL.
+        rows = self._file.run(
+            "SELECT * FROM metrics WHERE session = ? AND version > ? ORDER BY version, member, name LIMIT ?",
+            session, after, limit,
+        )  # fmt: skip
         return [
-            Metric(session, version, member, name, math.nan if total is None else total, count)
+            Metric(session, version, member, name, _number(total), count)
             for session, version, member, name, total, count in rows
         ]
 
     def latest_metrics(self, session: str, version: int) -> dict[str, float]:
-        """The newest mean of each metric of all members together, as of `version`."""
-        with self._errors():
-            rows = self._rows(
-                "SELECT name, sum, count, MAX(version) FROM metrics WHERE session = ? AND member = '' AND version <= ? "
-                "GROUP BY name ORDER BY name", session, version,
-            )  # fmt: skip
-        return {name: total / count for name, total, count, _ in rows if total is not None and count}
+        """The newest mean of each metric of all members together, as of `version`; those that are finite."""
+        rows = self._file.run(
+            "SELECT name, sum, count, MAX(version) FROM metrics WHERE session = ? AND member = '' AND version <= ? "
+            "GROUP BY name ORDER BY name", session, version,
+        )  # fmt: skip
+        return {name: total / count for name, total, count, _ in rows if count and math.isfinite(_number(total))}
 
     def add_events(self, events: Iterable[Event]) -> None:
         """Record events; their `number` is given here."""
-        with self._transaction():
+        with self._file.transaction():
             self._insert_events(events)
 
     def events(self, session: str, after: int = 0, limit: int = 1000) -> list[Event]:
@@ -317,11 +260,10 @@ class Database:
 
     def add_checkpoint(self, session: str, name: str, version: int, manifest: str, created: float) -> StoredCheckpoint:
         """Record a checkpoint by the SHA-256 of its manifest. Raises `SessionError`."""
-        with self._transaction():
-            self._of_session("session", session)
-            (number,) = self._rows("SELECT 1 + COALESCE(MAX(number), 0) FROM checkpoints WHERE session = ?", session)[0]
+        with self._file.transaction():
+            number = self._next_number("checkpoints", session)
             checkpoint = StoredCheckpoint(session, number, name, version, manifest, created)
-            self._insert("checkpoints", msgspec.structs.astuple(checkpoint))
+            self._file.insert("checkpoints", msgspec.structs.astuple(checkpoint))
         return checkpoint
 
     def checkpoints(self, session: str) -> list[StoredCheckpoint]:
@@ -330,107 +272,41 @@ class Database:
 
     def delete_checkpoint(self, session: str, number: int) -> None:
         """Forget a checkpoint. Does nothing if there is no such checkpoint."""
-        with self._transaction():
-            self._execute("DELETE FROM checkpoints WHERE session = ? AND number = ?", session, number)
+        with self._file.transaction():
+            self._file.run("DELETE FROM checkpoints WHERE session = ? AND number = ?", session, number)
 
-    # --- SQLite
-
-    def _prepare(self) -> None:
-        # Before the first access, so that WAL needs no shared memory and no second server comes in.
-        self._execute("PRAGMA locking_mode = EXCLUSIVE")
-        (version,) = self._rows("PRAGMA user_version")[0]
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                "The stored sessions were written by a newer jupyter_swarm.",
-                f"{self._path} has format {version}; this release reads format {SCHEMA_VERSION}.",
-                "Upgrade jupyter_swarm on the server, or choose another folder for its sessions.",
-            )
-        self._execute("PRAGMA journal_mode = WAL")
-        self._execute("PRAGMA synchronous = FULL")
-        self._execute("PRAGMA foreign_keys = ON")
-        for number, step in enumerate(_STEPS[version:], version + 1):
-            self._connection.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
-
-    def _execute(self, sql: str, *values: Any) -> None:
-        self._connection.execute(sql, values)
-
-    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(sql, values).fetchall()
+    # --- inside
 
     def _read(self, kind: type[_S], sql: str, *values: Any) -> list[_S]:
         """Rows whose columns are the fields of `kind`, in its order."""
-        with self._errors():
-            return [kind(*row) for row in self._rows(sql, *values)]
-
-    def _insert(self, table: str, row: tuple[Any, ...], how: str = "INSERT") -> None:
-        self._execute(f"{how} INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+        return [kind(*row) for row in self._file.run(sql, *values)]
 
     def _insert_metrics(self, metrics: Iterable[Metric]) -> None:
         for metric in metrics:
-            self._insert("metrics", msgspec.structs.astuple(metric), "INSERT OR REPLACE")
+            self._file.run("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?)", *msgspec.structs.astuple(metric))
 
     def _insert_events(self, events: Iterable[Event]) -> None:
         for event in events:
-            self._insert("events", (*msgspec.structs.astuple(event)[:-1], None))
+            self._file.insert("events", (*msgspec.structs.astuple(event)[:-1], None))
 
     def _of_session(self, column: str, session: str) -> Any:
-        with self._errors():
-            rows = self._rows(f"SELECT {column} FROM sessions WHERE session = ?", session)
+        rows = self._file.run(f"SELECT {column} FROM sessions WHERE session = ?", session)
         if not rows:
             raise SessionError(
                 f"There is no session {session!r} on this server.", todo="Check the name, or ask for a new invite."
             )
         return rows[0][0]
 
-    def _last_round(self, session: str) -> int:
-        (last,) = self._rows("SELECT COALESCE(MAX(round), 0) FROM rounds WHERE session = ?", session)[0]
-        return int(last)
+    def _next_number(self, table: str, session: str) -> int:
+        """The number of a row that is to be added to one of the session's tables. Raises `SessionError`."""
+        self._of_session("session", session)
+        ((last,),) = self._file.run(f"SELECT COALESCE(MAX(number), 0) FROM {table} WHERE session = ?", session)
+        return int(last) + 1
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All of the block's writes, or none of them."""
-        with self._errors():
-            self._execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # SQLite itself rolls back some of its failures
-                    self._execute("ROLLBACK")
-                raise
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """SQLite's failures as `StoreError`; what only a mistake in this program can cause stays as it is."""
-        try:
-            yield
-        except sqlite3.ProgrammingError:
-            raise
-        except sqlite3.Error as error:
-            raise self._store_error(str(error)) from error
-
-    def _store_error(self, reason: str) -> StoreError:
-        why = f"{reason} ({self._path})"
-        folder = self._path.parent
-        if "is full" in reason:
-            return disk_full(why, folder)
-        if "locked" in reason:
-            return StoreError(
-                "The stored sessions are in use by another server.",
-                why,
-                "Stop the other Jupyter server, or choose another folder for the sessions of this one.",
-            )
-        if "malformed" in reason or "not a database" in reason:
-            return StoreError(
-                "The record of the stored sessions is damaged.",
-                why,
-                f"Restore {folder} from a backup, or move it away.",
-            )
-        return StoreError(
-            "The server could not write or read its record.",
-            why,
-            f"Check the disk of {folder}, its free space, and the right to write there; then resume the session.",
-        )
+def _number(stored: float | None) -> float:
+    """SQLite has no NaN: it stores NULL."""
+    return math.nan if stored is None else stored
 
 
 def _json(value: msgspec.Struct) -> str:

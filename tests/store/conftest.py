@@ -1,4 +1,4 @@
-"""A disk that is really full, and a process that is really killed."""
+"""A database, a disk that is really full, and a process that is really killed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+
+from jupyter_swarm.store.database import Database
+
+from .disks import filled, small_disk_at
+from .recorded import LAYOUT, SPEC
 
 KILL = """
 import os, signal
@@ -42,18 +47,6 @@ def _file_size_limit() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@contextlib.contextmanager
-def _filled(folder: Path) -> Iterator[None]:
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    try:
-        yield
-    finally:
-        filler.unlink()
-
-
 @pytest.fixture(params=["file size limit", "tmpfs"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
     """Once with a limit on the size of files (any POSIX user), once on a tmpfs of 1 MiB (Linux, root)."""
@@ -61,18 +54,8 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Small
         pytest.importorskip("resource")
         yield SmallDisk(tmp_path, _file_size_limit)
         return
-    folder = tmp_path / "small"
-    folder.mkdir()
-    try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    try:
-        yield SmallDisk(folder, lambda: _filled(folder))
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk_at(tmp_path / "small", "1m") as folder:
+        yield SmallDisk(folder, lambda: filled(folder))
 
 
 @pytest.fixture
@@ -86,3 +69,31 @@ def killed_at() -> Callable[[str, str], None]:
         assert process.returncode == -getattr(signal, "SIGKILL", -signal.SIGTERM), process.stderr
 
     return run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "swarm.sqlite"
+
+
+@pytest.fixture
+def reopen(path: Path) -> Iterator[Callable[[], Database]]:
+    """Opens the file anew, as a restart does, and closes it at the end."""
+    opened: list[Database] = []
+
+    def reopen() -> Database:
+        for database in opened:
+            database.close()
+        opened.append(Database(path))
+        return opened[-1]
+
+    yield reopen
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+def database(reopen: Callable[[], Database]) -> Database:
+    database = reopen()
+    database.add_session("cs101", SPEC, LAYOUT, 1000.0)
+    return database

@@ -2,70 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from jupyter_swarm.protocol.errors import InviteError, SessionError, StoreError
 from jupyter_swarm.protocol.invites import hash_secret, new_secret
-from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
-from jupyter_swarm.protocol.records import BookState, Contributor, RoundRecord, ShardDigest, Skip
-from jupyter_swarm.protocol.rules import SGD, RoundRule, SessionSettings, SessionSpec
-from jupyter_swarm.store import database as database_module
-from jupyter_swarm.store.database import SCHEMA_VERSION, Database
+from jupyter_swarm.protocol.rules import SessionSettings
+from jupyter_swarm.store.database import Database
 from jupyter_swarm.store.rows import Event, Member, Metric
 
-LAYOUT = Layout((TensorSpec("w", (2, 3), "float32", Stream.PARAMETERS, 0, 6, ties=("v",)),))
-SPEC = SessionSpec(
-    name="Digits", recipe="r" * 64, layout_digest=LAYOUT.digest, rule=RoundRule("EveryStep", SGD(0.1)),
-    settings=SessionSettings(), samples=100, held_out=10, initial="i" * 64, session="cs101",
-)  # fmt: skip
-
-
-def record(round: int, session: str = "cs101", **changes: Any) -> RoundRecord:
-    contributor = Contributor(1, 17, "peer-1", 32, ((0, 20), (40, 52)), round - 1, 12.5, 32, {"gradient": 0.25})
-    whole = RoundRecord(
-        session, 1, round, 1, (contributor,), 32, (Skip((60, 61), "nan twice"),), BookState(64, ((52, 60),), 32, 1),
-        (ShardDigest(0, 24, "d" * 64),), 0.1, 32, 1000.0 + round,
-    )  # fmt: skip
-    return msgspec.structs.replace(whole, **changes)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "swarm.sqlite"
-
-
-@pytest.fixture
-def reopen(path: Path) -> Iterator[Callable[[], Database]]:
-    """Opens the file anew, as a restart does, and closes it at the end."""
-    opened: list[Database] = []
-
-    def reopen() -> Database:
-        for database in opened:
-            database.close()
-        opened.append(Database(path))
-        return opened[-1]
-
-    yield reopen
-    for database in opened:
-        database.close()
-
-
-@pytest.fixture
-def database(reopen: Callable[[], Database]) -> Database:
-    database = reopen()
-    database.add_session("cs101", SPEC, LAYOUT, 1000.0)
-    return database
-
+from .recorded import LAYOUT, SPEC, record
 
 # --- sessions
 
@@ -122,6 +76,16 @@ def test_what_needs_a_session_says_that_there_is_none(database: Database) -> Non
     with pytest.raises(StoreError):
         database.add_round(record(1, session="no"))
     assert database.last_round("no") == 0
+
+
+def test_a_stored_spec_that_this_release_cannot_read_is_an_error(
+    database: Database, reopen: Callable[[], Database], path: Path
+) -> None:
+    database.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE sessions SET spec = '{}'")
+    with pytest.raises(StoreError, match="stored SessionSpec cannot be read"):
+        reopen().sessions()
 
 
 # --- invites and members
@@ -258,120 +222,7 @@ def test_events_are_read_on_from_the_last_one_seen(database: Database) -> None:
     assert rest[0] == Event("cs101", 1.0, 1, 3, "warning", "peer-1", "cs101 2", rest[0].number)
 
 
-# --- the file
-
-
-def test_a_committed_round_survives_a_kill_and_one_under_way_does_not(path: Path) -> None:
-    database = Database(path)
-    database.add_session("cs101", SPEC, LAYOUT, 1000.0)
-    database.close()
-    script = f"""
-import os, signal, sys
-from pathlib import Path
-import msgspec
-from jupyter_swarm.protocol.records import RoundRecord
-from jupyter_swarm.store.database import Database
-database = Database(Path({str(path)!r}))
-first, second = msgspec.json.decode(sys.stdin.read(), type=list[RoundRecord])
-database.add_round(first)
-def metrics():
-    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
-    yield
-database.add_round(second, metrics())
-"""
-    both = msgspec.json.encode([record(1), record(2)])
-    process = subprocess.run([sys.executable, "-c", script], input=both, capture_output=True, timeout=60)
-    assert process.returncode not in (0, 1), process.stderr
-    database = Database(path)
-    assert list(database.rounds("cs101")) == [record(1)]
-    database.add_round(record(2))
-    database.close()
-
-
-def test_commits_are_on_the_disk_before_they_are_announced(database: Database, path: Path) -> None:
-    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "user_version": SCHEMA_VERSION}
-    found = {name: database._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
-    assert found == wanted
-
-
-def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_space(small_disk) -> None:
-    database = Database(small_disk.folder / "swarm.sqlite")
-    database.add_session("cs101", SPEC, LAYOUT, 1000.0)
-    database.add_round(record(1))
-    with small_disk.full(), pytest.raises(StoreError) as refused:
-        database.add_round(record(2), events=[Event("cs101", 1.0, 1, 1, "info", "", "x" * 200_000)])
-    assert str(small_disk.folder) in refused.value.todo
-    assert "space" in refused.value.todo
-    assert list(database.rounds("cs101")) == [record(1)]
-    database.add_round(record(2))
-    database.close()
-    database = Database(small_disk.folder / "swarm.sqlite")
-    assert database.last_round("cs101") == 2
-    assert database.events("cs101") == []
-    database.close()
-
-
-def test_a_newer_format_is_left_alone(database: Database, path: Path) -> None:
-    database.close()
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    connection.close()
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="newer jupyter_swarm") as refused:
-        Database(path)
-    assert "Upgrade" in refused.value.todo
-    assert path.read_bytes() == before
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
-
-
-def test_a_second_server_is_kept_out_until_the_first_has_closed(database: Database, path: Path) -> None:
-    with pytest.raises(StoreError, match="in use by another server"):
-        Database(path, lock_seconds=0.0)
-    database.close()
-    second = Database(path, lock_seconds=0.0)
-    assert [session.session for session in second.sessions()] == ["cs101"]
-    second.close()
-
-
-@pytest.mark.parametrize("content", [b"not a database" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
-def test_a_damaged_file_is_named(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match="damaged") as damaged:
-        Database(path)
-    assert str(path) in damaged.value.why
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="could not write or read") as refused:
-        Database(tmp_path / "gone" / "swarm.sqlite")
-    assert "gone" in refused.value.why
-
-
-def test_a_stored_spec_that_this_release_cannot_read_is_an_error(database: Database, path: Path) -> None:
-    database._connection.execute("UPDATE sessions SET spec = '{}'")
-    with pytest.raises(StoreError, match="stored SessionSpec cannot be read"):
-        database.sessions()
-
-
-def test_another_thread_is_refused_loudly(database: Database) -> None:
-    caught: list[BaseException] = []
-
-    def use() -> None:
-        try:
-            database.sessions()
-        except sqlite3.ProgrammingError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join()
-    assert len(caught) == 1
-
-
-def test_the_layer_can_be_loaded_without_torch() -> None:
-    modules = "atomic, blobs, database, journal, paths, rows"
-    code = f"import sys\nfrom jupyter_swarm.store import {modules}\nsys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+# --- checkpoints
 
 
 def test_checkpoints_are_numbered_listed_and_forgotten(database: Database, reopen: Callable[[], Database]) -> None:
@@ -391,27 +242,12 @@ def test_checkpoints_are_numbered_listed_and_forgotten(database: Database, reope
 def test_the_newest_of_each_metric_at_a_version(database: Database) -> None:
     rows = [(1, "", "loss", 4.0), (3, "", "loss", 2.0), (2, "", "held_out_loss", 6.0), (3, "ann", "bytes_up", 8.0)]
     database.add_metrics(Metric("cs101", version, member, name, value, 2) for version, member, name, value in rows)
-    database.add_metrics([Metric("cs101", 3, "", "odd", float("nan"), 1)])
+    database.add_metrics(Metric("cs101", 3, "", name, float(name), 1) for name in ("nan", "inf"))
     assert database.latest_metrics("cs101", 2) == {"held_out_loss": 3.0, "loss": 2.0}
     assert database.latest_metrics("cs101", 9) == {"held_out_loss": 3.0, "loss": 1.0}
 
 
-def test_an_older_file_gains_what_it_lacks(path: Path) -> None:
-    """As the first release wrote it: without checkpoints, with sessions that go on."""
-    connection = sqlite3.connect(path)
-    connection.executescript(f"BEGIN; {database_module._STEPS[0]} PRAGMA user_version = 1; COMMIT;")
-    row = ("old", json_of(SPEC), json_of(LAYOUT), "running", 1.0, None, 3)
-    connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    connection.commit()
-    connection.close()
-    database = Database(path)
-    assert [(session.session, session.generation) for session in database.sessions()] == [("old", 3)]
-    database.add_checkpoint("old", "first", 0, "ab" * 32, 2.0)
-    database.close()
-    again = Database(path)
-    assert [checkpoint.name for checkpoint in again.checkpoints("old")] == ["first"]
-    again.close()
-
-
-def json_of(value: msgspec.Struct) -> str:
-    return msgspec.json.encode(value).decode()
+def test_the_layer_can_be_loaded_without_torch() -> None:
+    modules = "atomic, blobs, database, journal, paths, rows, schema, sqlite"
+    code = f"import sys\nfrom jupyter_swarm.store import {modules}\nsys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
