@@ -6,12 +6,13 @@ import argparse
 import inspect
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
-from jupyter_swarm.protocol.rules import Sophia
-from tests.benchmarks import large, observed, reporting, rounds, soak, sophia, status_latency
+from jupyter_swarm import Sophia, load_recipe
+from tests.benchmarks import checkpoint, large, observed, reporting, rounds, soak, sophia, status_latency
 from tests.benchmarks.harness import Failed
 
 
@@ -76,9 +77,30 @@ def test_phases_of_a_round_are_those_of_its_slowest_peer() -> None:
 
 
 def test_what_is_observed_of_a_peer_is_there() -> None:
-    for owner, method in observed.PHASES.values():
+    for owner, method, _ in observed.TIMED:
         assert inspect.isfunction(getattr(owner, method))
-    assert set(observed.PHASES) >= {"compute", "announce", "granted", "accepted", "apply", "commit"}
+    phases = {phase for _, _, phase in observed.TIMED}
+    assert phases == {"compute", "announce", "granted", "accepted", "apply", "load", "commit"}
+
+
+def test_plain_transformers_computes_what_the_session_did() -> None:
+    constants = {"SIZE": "tiny", "TEXT": "python", "HELD_OUT": 0.005, "WARM_ROUNDS": 3, "LOCAL_STEPS": 2}
+    found = checkpoint.compared(load_recipe("language", LOCAL_ROUNDS=1, **constants))
+    ours, plain = found["session"], found["plain"]
+    assert not plain["imports_jupyter_swarm"]
+    assert plain["not_as_saved"] == []
+    assert (plain["model"], plain["predictions"]) == (ours["model"], ours["predictions"])
+    assert plain["loss"] == pytest.approx(ours["loss"], abs=1e-5)
+    assert found["logits"] <= 1e-5
+
+
+def test_each_benchmark_is_in_the_readme_and_says_how_to_run_it() -> None:
+    folder = Path(reporting.__file__).parent
+    listed = re.findall(r"^\| `tests\.benchmarks\.(\w+)`", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    texts = {path.stem: path.read_text("utf-8") for path in folder.glob("*.py")}
+    runnable = {name for name, text in texts.items() if "main(parser, measure)" in text}
+    assert sorted(listed) == sorted(runnable)
+    assert not [name for name in runnable if f"    python -m tests.benchmarks.{name} " not in texts[name]]
 
 
 def test_where_a_curve_reaches_a_loss() -> None:

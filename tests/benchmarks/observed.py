@@ -31,18 +31,17 @@ from .harness import peak_bytes
 Spans = dict[int, dict[str, list[tuple[float, float]]]]
 """Round -> phase -> (from, until), as often as it happened."""
 
-
-PHASES: dict[str, tuple[type, str]] = {
-    "compute": (Member, "_train"),
-    "announce": (Member, "_announce"),
-    "granted": (Member, "_granted"),
-    "accepted": (Member, "_accepted"),
-    "apply": (PacketSet, "apply"),
-    "load": (GradientSum, "start"),
-    "load'": (PseudoGradient, "start"),
-    "commit": (Member, "_commit"),
-}
-"""What is timed, as what."""
+TIMED: tuple[tuple[type, str, str], ...] = (
+    (Member, "_train", "compute"),
+    (Member, "_announce", "announce"),
+    (Member, "_granted", "granted"),
+    (Member, "_accepted", "accepted"),
+    (PacketSet, "apply", "apply"),
+    (GradientSum, "start", "load"),
+    (PseudoGradient, "start", "load"),
+    (Member, "_commit", "commit"),
+)
+"""Methods, and the phase that each of them is."""
 
 
 class Observer:
@@ -52,8 +51,8 @@ class Observer:
         self.round = 1
         self.spans: Spans = defaultdict(lambda: defaultdict(list))
         self.peaks: dict[int, int] = {}
-        for phase, (owner, method) in PHASES.items():
-            self._wrap(owner, method, phase.rstrip("'"), self._committed if phase == "commit" else lambda: None)
+        for owner, method, phase in TIMED:
+            self._wrap(owner, method, phase, self._committed if phase == "commit" else lambda: None)
         take = Arrivals.take
 
         def timed(arrivals: Arrivals, frame: Any) -> None:
@@ -106,7 +105,8 @@ def main(out: str, name: str, address: str, recipe_or_digest: str, changes: str 
     else:
         session = join(address, name, agree=recipe_or_digest)
     session.wait()
-    observer.write(Path(out), digest=session.digest(), parameters=session._computer.layout.parameters)
+    parameters = sum(parameter.numel() for parameter in session.model.parameters())
+    observer.write(Path(out), digest=session.digest(), parameters=parameters)
     session.leave()
 
 
