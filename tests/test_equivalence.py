@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Nesterov"])
-def test_20_rounds_end_where_one_process_ends_on_the_same_batches(here: Server, tmp_path: Path, optimizer: str) -> None:
-    recipe = equivalence.network(equivalence.OPTIMIZERS[optimizer], tmp_path)
+def test_20_rounds_end_where_one_process_ends_on_the_same_batches(here: Server, optimizer: str) -> None:
+    recipe = equivalence.network(equivalence.OPTIMIZERS[optimizer])
     figures = equivalence.deviation(here, recipe)
     assert figures["deviation"] <= 1e-5
     assert figures["moved"] >= 1e-2

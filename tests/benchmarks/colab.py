@@ -20,10 +20,9 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from jupyter_swarm import host
-from jupyter_swarm.peer.recipe import load_recipe
+from jupyter_swarm import host, load_recipe
 
-from .harness import ONE_THREAD, ROOT, Failed, server, workplace
+from .harness import ONE_THREAD, ROOT, Failed, server, torch_pin, workplace
 from .reporting import Figures, main, table
 
 CONSTRAINTS = ROOT / "tests" / "colab-constraints.txt"
@@ -104,12 +103,10 @@ def measure(chosen: argparse.Namespace) -> Figures:
           f"Colab's versions these are left out: {', '.join(LEFT_OUT)}.", flush=True)  # fmt: skip
     with workplace() as (folder, stack):
         there = Environment(chosen.python, folder / "colab")
-        pins = (ROOT / "constraints.txt").read_text().splitlines()
-        torch = next(line for line in pins if line.startswith("torch=="))
         lines = CONSTRAINTS.read_text().splitlines(keepends=True)
         constraints = folder / "constraints.txt"
         constraints.write_text("".join(line for line in lines if not line.startswith(LEFT_OUT)))
-        there.pip("install", "--quiet", "-c", str(constraints), torch, *COLAB)
+        there.pip("install", "--quiet", "-c", str(constraints), torch_pin(), *COLAB)
         before = there.versions()
         there.pip("install", "--quiet", str(ROOT))
         after = there.versions()

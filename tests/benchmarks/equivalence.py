@@ -4,8 +4,8 @@
 
 Three peers of unequal speed train `EveryStep` through a real Jupyter server; one joins part-way and one leaves. The
 round records say which samples each round consumed; one process then takes torch's own optimizer through the same
-batches.
-The figure is ‖θ_together − θ_alone‖ / ‖θ_alone‖ over all parameters.
+batches. The
+figure is ‖θ_together − θ_alone‖ / ‖θ_alone‖ over all parameters.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 from torch import nn
 
-from jupyter_swarm import AdamW, Recipe, host
+from jupyter_swarm import AdamW, Recipe, host, load_recipe
 from jupyter_swarm.peer.compute import Computer, prepare
 from jupyter_swarm.peer.data import EpochOrder, Samples
 from jupyter_swarm.peer.identity import Identity
-from jupyter_swarm.peer.recipe import load_recipe
 from jupyter_swarm.peer.record import Record
 from jupyter_swarm.peer.trainer import Trainer
 from jupyter_swarm.protocol.rules import OptimizerRule
@@ -132,11 +130,9 @@ def _parameters(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1).double() for parameter in model.parameters()])
 
 
-def network(optimizer: str, folder: Path) -> Recipe:
-    """The network of `recipes` with that optimizer, from a file of its own."""
-    path = folder / "network.py"
-    path.write_text(recipes.NETWORK.format(optimizer=optimizer), encoding="utf-8")
-    return load_recipe(path)
+def network(optimizer: str) -> Recipe:
+    """The network of `recipes` with that optimizer."""
+    return Recipe.from_source(recipes.NETWORK.format(optimizer=optimizer))
 
 
 def measure(chosen: argparse.Namespace) -> Figures:
@@ -145,7 +141,7 @@ def measure(chosen: argparse.Namespace) -> Figures:
     with workplace() as (folder, stack):
         here = server(folder, stack)
         for name, text in OPTIMIZERS.items():
-            figures[name] = deviation(here, network(text, folder), chosen.rounds)
+            figures[name] = deviation(here, network(text), chosen.rounds)
         figures["digits (batch-norm, AdamW)"] = deviation(here, load_recipe("digits"), chosen.rounds)
     table(
         ["optimizer", "‖Δ‖/‖θ‖", "moved since the start", "rounds", "contributions in each"],

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from jupyter_swarm import join
-from jupyter_swarm.peer.recipe import load_recipe
+from jupyter_swarm import host, join, load_recipe
+from tests.cli.processes import gone
 
 from .harness import ROOT, Failed, Process, server, wait_until, workplace
 from .reporting import Figures, main, table
@@ -74,8 +74,6 @@ def threads() -> Figures:
     """Threads of this process before, during and after it trains in a session."""
     with workplace() as (folder, stack):
         here = server(folder, stack)
-        from jupyter_swarm import host
-
         recipe = load_recipe("digits")
         hosted = host(recipe, rounds=0, train=False, server=here.owner_url)
         before = _threads()
@@ -107,8 +105,8 @@ def killed_demo() -> Figures:
     """Kill the demo while it trains; what is left of it ten seconds later."""
     with tempfile.TemporaryDirectory(prefix="swarm-benchmark-") as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "jupyter_swarm.cli", "demo", "--rounds", "100000", "--output", str(folder)]
-        demo = Process(command, folder / "demo.log")
+        command = [sys.executable, "-m", "jupyter_swarm.cli", "demo", "--recipe", "digits", "--rounds", "100000"]
+        demo = Process([*command, "--output", str(folder)], folder / "demo.log")
         seen: dict[int, psutil.Process] = {}
 
         def trains() -> bool:
@@ -125,7 +123,7 @@ def killed_demo() -> Figures:
             demo.popen.kill()
             demo.popen.wait()
             time.sleep(_LEFT_SECONDS)
-            left = [process for process in seen.values() if _lives(process)]
+            left = [process for process in seen.values() if not gone(process)]
             figures: Figures = {
                 "processes": len(seen) + 1,
                 "left": [" ".join(process.cmdline()[:4]) for process in left],
@@ -139,13 +137,6 @@ def killed_demo() -> Figures:
     print(f"The demo ran {figures['processes']} processes; {_LEFT_SECONDS:.0f} s after its SIGKILL "
           f"{len(left)} were left{': ' if left else '.'}{'; '.join(figures['left'])}")  # fmt: skip
     return figures
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def measure(chosen: argparse.Namespace) -> Figures:

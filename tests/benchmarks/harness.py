@@ -10,12 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from jupyter_swarm.peer.client import Client
@@ -83,6 +82,12 @@ def peak_bytes(pid: int) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
+def torch_pin() -> str:
+    """The version of torch that this repository is tested with, as pip spells it."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -110,12 +115,6 @@ class Server(Process):
         super().__init__(command, folder / "server.log", env)
         wait_until(self._answers, "the Jupyter server", _START_SECONDS)
 
-    def get(self, path: str) -> bytes:
-        """What the server answers its owner."""
-        request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"token {self.token}"})
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return bytes(response.read())
-
     def status(self, session: str) -> dict[str, Any]:
         """What a session is doing."""
         described = self.client.describe(session)
@@ -126,9 +125,8 @@ class Server(Process):
     def _answers(self) -> bool:
         if self.popen.poll() is not None:
             raise Failed(f"The Jupyter server ended at once:\n{self.said()}")
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            self.get("/api/status")
-            return True
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/api", trust_env=False).is_success
         return False
 
 

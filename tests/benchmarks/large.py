@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .harness import Failed, Process, server, wait_until, workplace
@@ -87,12 +88,12 @@ def _peer(folder: Path, name: str, *arguments: str) -> Process:
     return Process(command, folder / f"{name}.log", {"JUPYTER_RUNTIME_DIR": str(folder / "runtime" / name)})
 
 
-def _until(condition: object, what: str, processes: dict[str, Process]) -> None:
+def _until(condition: Callable[[], bool], what: str, processes: dict[str, Process]) -> None:
     def met() -> bool:
         for name, process in processes.items():
             if process.popen.poll() not in (None, 0):
                 raise Failed(f"The {name} ended:\n{process.said()}")
-        return bool(condition())  # type: ignore[operator]
+        return condition()
 
     wait_until(met, what, _PATIENCE, every=0.2)
 

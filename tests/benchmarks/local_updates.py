@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jupyter_swarm import Recipe, Session, host, load_recipe
@@ -162,7 +161,6 @@ def summarise(runs: dict[str, dict[float, Figures]]) -> Figures:
 def draw(runs: dict[str, dict[float, Figures]], summary: Figures, path: Path) -> None:
     """Held-out loss by tokens and by bytes of both directions, each way at its best."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
     for name, one in summary.items():
         run_ = runs[name][one["rate"]]

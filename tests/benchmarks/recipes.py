@@ -1,4 +1,4 @@
-"""Recipes to be measured, as source texts. Each is written to a file, as a user's would be."""
+"""Recipes to be measured, as source texts, for `Recipe.from_source`."""
 
 from __future__ import annotations
 

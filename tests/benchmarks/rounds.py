@@ -25,11 +25,10 @@ from typing import Any
 
 import psutil
 
-from jupyter_swarm import host
-from jupyter_swarm.peer.recipe import load_recipe
+from jupyter_swarm import Recipe, host
 
 from . import recipes
-from .harness import Failed, Process, Server, free_port, peer, server, wait_until, workplace
+from .harness import Failed, Process, Server, free_port, peer, server, torch_pin, wait_until, workplace
 from .reporting import Figures, main, table
 from .transports import messages
 
@@ -47,9 +46,7 @@ def swarm(elements: int, rounds: int) -> Figures:
     """Our rounds, through a real Jupyter server with real peers."""
     with workplace() as (folder, stack):
         here = server(folder, stack)
-        path = folder / "vector.py"
-        path.write_text(recipes.VECTOR.format(parameters=elements, target=SAMPLES * PEERS), encoding="utf-8")
-        recipe = load_recipe(path)
+        recipe = Recipe.from_source(recipes.VECTOR.format(parameters=elements, target=SAMPLES * PEERS))
         session = host(
             recipe, rounds=0, train=False, server=here.owner_url, minimum_peers=PEERS, evaluate_every=0,
             snapshot_rounds=10**6,
@@ -191,9 +188,7 @@ def hivemind_python(chosen: str) -> str:
         return str(python)
     print(f"Installing {HIVEMIND[0]} into {folder} …", flush=True)
     venv.create(folder, clear=True, with_pip=True)
-    pins = Path(__file__).parents[2] / "constraints.txt"
-    torch = next(line for line in pins.read_text().splitlines() if line.startswith("torch=="))
-    command = [python, "-m", "pip", "install", "--quiet", torch, *HIVEMIND]
+    command = [python, "-m", "pip", "install", "--quiet", torch_pin(), *HIVEMIND]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(f"hivemind could not be installed and is left out: {done.stderr.strip()[-300:]}", flush=True)

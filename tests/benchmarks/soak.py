@@ -16,11 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jupyter_swarm import host
-from jupyter_swarm.peer.recipe import load_recipe
+from jupyter_swarm import Recipe, host
 
 from . import recipes
 from .harness import Failed, Process, Server, peer, server, wait_until, workplace
@@ -41,9 +39,7 @@ def soak(rounds: int) -> Figures:
     """`rounds` rounds with two peers; the samples, and what they say."""
     with workplace() as (folder, stack):
         here = server(folder, stack)
-        path = folder / "network.py"
-        path.write_text(recipes.NETWORK.format(optimizer="AdamW(lr=1e-3)"), encoding="utf-8")
-        recipe = load_recipe(path)
+        recipe = Recipe.from_source(recipes.NETWORK.format(optimizer="AdamW(lr=1e-3)"))
         session = host(
             recipe, rounds=rounds, train=False, server=here.owner_url, minimum_peers=PEERS, evaluate_every=10
         )
@@ -125,7 +121,6 @@ def grown(points: Sequence[tuple[float, float]]) -> dict[str, float]:
 def draw(found: Figures, path: Path) -> None:
     """Memory, its growth since a tenth of the rounds, and files, over rounds."""
     figure = Figure(figsize=(8, 9), layout="constrained")
-    FigureCanvasAgg(figure)
     memory, growth, files = figure.subplots(3, 1, sharex=True)
     series = found["series"]
     rounds = [one["round"] for one in series]

@@ -15,8 +15,7 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from jupyter_swarm import host
-from jupyter_swarm.peer.recipe import load_recipe
+from jupyter_swarm import Recipe, host
 
 from . import recipes
 from .harness import Failed, Server, peer, server, wait_until, workplace
@@ -58,9 +57,7 @@ def measure(chosen: argparse.Namespace) -> Figures:
         here = server(folder, stack)
         latencies(here, 20)
         idle = summary(latencies(here, chosen.requests))
-        path = folder / "vector.py"
-        path.write_text(recipes.VECTOR.format(parameters=chosen.elements, target=SAMPLES * chosen.peers))
-        recipe = load_recipe(path)
+        recipe = Recipe.from_source(recipes.VECTOR.format(parameters=chosen.elements, target=SAMPLES * chosen.peers))
         session = host(
             recipe, rounds=0, train=False, server=here.owner_url, minimum_peers=chosen.peers, evaluate_every=0
         )

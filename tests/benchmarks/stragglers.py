@@ -26,11 +26,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jupyter_swarm import Recipe, Session, host, load_recipe
-from jupyter_swarm.cli.demo.faults import Slowed
+from jupyter_swarm.cli.demo.faults import Slowed, stop_at_work
 
 from . import recipes
 from .harness import Process, Server, peer, server, wait_until, workplace
@@ -45,8 +44,6 @@ STEPS = 50
 BATCH = 8
 STOP_SECONDS = 20.0
 _PATIENCE = 180.0
-_SETTLE_SECONDS = 0.05
-"""What a stopped process has sent by then has arrived."""
 
 
 class Case(NamedTuple):
@@ -57,12 +54,11 @@ class Case(NamedTuple):
     slept: bool
 
 
-def cases(folder: Path, computing: bool) -> Iterator[Case]:
+def cases(computing: bool) -> Iterator[Case]:
     together = f"EveryStep(target_batch={4 * BATCH})"
     for strategy in (f"LocalUpdates(steps={STEPS}, batch={BATCH})", together):
-        path = folder / "sleepy.py"
-        path.write_text(recipes.SLEEPY.format(seconds=STEP_SECONDS, batch=BATCH, strategy=strategy), encoding="utf-8")
-        yield Case(f"{strategy.split('(')[0]}, slept", load_recipe(path), True)
+        text = recipes.SLEEPY.format(seconds=STEP_SECONDS, batch=BATCH, strategy=strategy)
+        yield Case(f"{strategy.split('(')[0]}, slept", Recipe.from_source(text), True)
     if computing:
         shape = {"SIZE": "tiny", "BATCH": BATCH, "LOCAL_STEPS": STEPS, "WARM_BATCH": 4 * BATCH, "HELD_OUT": 0.005}
         yield Case("LocalUpdates, computed", load_recipe("language", WARM_ROUNDS=0, **shape), False)
@@ -96,29 +92,23 @@ def run(here: Server, case: Case, seconds: float) -> tuple[xr.Dataset, tuple[flo
     def version() -> int:
         return int(here.status(session.id)["version"])
 
+    def computes() -> bool:
+        return any(one["name"] == STOPPED and one["state"] == "training" for one in here.status(session.id)["peers"])
+
     with joined(session, case, folder) as peers:
         wait_until(lambda: version() >= 1, f"the first round of {case.name}", _PATIENCE)
         session.set(minimum_peers=1)
         time.sleep(seconds)
-        wait_until(lambda: _stop(here, session, peers[STOPPED]), f"{STOPPED} to compute", _PATIENCE)
+        process = peers[STOPPED].use
+        wait_until(lambda: stop_at_work(process, computes), f"{STOPPED} to compute", _PATIENCE)
         stopped = time.time()
         time.sleep(STOP_SECONDS)
-        peers[STOPPED].use.resume()
+        process.resume()
         stop = stopped, time.time()
         time.sleep(seconds)
         session.set(rounds=version() + 1)
         wait_until(lambda: here.status(session.id)["state"] == "finished", f"the end of {case.name}", _PATIENCE)
         return session.history(), stop
-
-
-def _stop(here: Server, session: Session, process: Process) -> bool:
-    """Stop a process while it has work in hands, and say so; else let it go on."""
-    process.use.suspend()
-    time.sleep(_SETTLE_SECONDS)
-    if any(one["name"] == STOPPED and one["state"] == "training" for one in here.status(session.id)["peers"]):
-        return True
-    process.use.resume()
-    return False
 
 
 def figures_of(history: xr.Dataset, case: Case, stop: tuple[float, float]) -> Figures:
@@ -166,7 +156,6 @@ def _slept(one: xr.Dataset, name: str) -> float:
 def draw(results: dict[str, Figures], path: Path) -> None:
     """For each case, by the seconds since the first round: every peer's samples in each round."""
     figure = Figure(figsize=(9, 2.2 * len(results)), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (name, one) in zip(figure.subplots(len(results), 1, squeeze=False)[:, 0], results.items(), strict=True):
         axes.axvspan(*one["stopped"], color="0.9", linewidth=0)
         for peer_name, numbers in sorted(one["peers"].items()):
@@ -182,7 +171,7 @@ def measure(chosen: argparse.Namespace) -> Figures:
     results: dict[str, Figures] = {}
     with workplace() as (folder, stack):
         here = server(folder, stack)
-        for case in cases(folder, not chosen.no_computing):
+        for case in cases(not chosen.no_computing):
             history, stop = run(here, case, chosen.seconds)
             results[case.name] = figures_of(history, case, stop)
             print(f"{case.name}: {results[case.name]['rounds']} rounds", flush=True)

@@ -105,11 +105,9 @@ async def _tornado_server(peers: int, elements: int, rounds: int, address: str) 
 
 
 async def _tornado_client(elements: int, rounds: int, address: str) -> Rounds:
-    from websockets.asyncio.client import connect
-
     done = Rounds()
     payload = memoryview(bytearray(max(messages(elements))))
-    async with _patiently(lambda: connect(f"ws://{address}/", max_size=None, compression=None, proxy=None)) as socket:
+    async with await _connected(address) as socket:
         for _ in range(rounds + 1):
             for size in messages(elements):
                 await socket.send(payload[:size])
@@ -120,25 +118,18 @@ async def _tornado_client(elements: int, rounds: int, address: str) -> Rounds:
     return done
 
 
-class _patiently:  # noqa: N801  used like a function
-    """`async with` what `connect` makes, as soon as the server is there."""
+async def _connected(address: str) -> Any:
+    """A connection, as soon as the server is there."""
+    from websockets.asyncio.client import connect
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
-        self._connect = connect
-
-    async def __aenter__(self) -> Any:
-        until = time.monotonic() + 30
-        while True:
-            try:
-                self._made = self._connect()
-                return await self._made.__aenter__()
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                await asyncio.sleep(0.1)
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._made.__aexit__(*error)
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return await connect(f"ws://{address}/", max_size=None, compression=None, proxy=None)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.1)
 
 
 class _Star:

@@ -47,17 +47,22 @@ class Slowed:
 def kill_at_work(process: psutil.Process, works: Callable[[], bool]) -> bool:
     """SIGKILL `process` while it holds a lease; whether it did.
 
-    works: asks the server. The process is stopped before the server is asked again, so that its answer still holds
-    when the signal comes; if the process has nothing to lose just then, it goes on.
+    works: asks the server.
     """
-    for _ in range(_AIMS):
-        if not works():
-            continue
-        process.suspend()
-        time.sleep(_SETTLE_SECONDS)  # what it had sent by then has arrived
-        if works():
-            process.kill()
-            return True
-        process.resume()
+    hit = any(works() and stop_at_work(process, works) for _ in range(_AIMS))
     process.kill()
+    return hit
+
+
+def stop_at_work(process: psutil.Process, works: Callable[[], bool]) -> bool:
+    """Stop `process` if it holds a lease, which the server is asked by `works`; whether it did.
+
+    The process is stopped before the server is asked, so that its answer still holds when something else is done to it;
+    if it has nothing to lose just then, it goes on.
+    """
+    process.suspend()
+    time.sleep(_SETTLE_SECONDS)  # what it had sent by then has arrived
+    if works():
+        return True
+    process.resume()
     return False
