@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,9 +16,7 @@ from ...shards.vector import FlatVector
 from . import figure
 from .findings import Stored
 from .plans import Plan
-
-if TYPE_CHECKING:
-    from .story import Played
+from .played import Played
 
 FOLDER = "kept"
 HISTORY, CHECKPOINT, SAMPLE, FIGURE = "history.nc", "checkpoint", "sample.txt", "demo.png"

