@@ -69,6 +69,7 @@ size = SIZES[SIZE]
 tokens = TOKENS or ("bpe" if size.vocabulary == 50257 else "characters")
 if tokens not in ("characters", "bpe"):
     raise RecipeError(f"There are no TOKENS {TOKENS!r}.", todo="Choose 'characters' or 'bpe'.")
+vocabulary = size.vocabulary if tokens == "bpe" else len(ALPHABET) + 1
 context = CONTEXT or size.context
 learning_rate = LEARNING_RATE or (2e-5 if WEIGHTS else size.learning_rate)
 
@@ -79,7 +80,7 @@ def model() -> nn.Module:
         net = pretrained(AutoModelForCausalLM).float()
     else:
         config = GPTNeoConfig(
-            vocab_size=len(ALPHABET) + 1 if tokens == "characters" else size.vocabulary,
+            vocab_size=vocabulary,
             max_position_embeddings=max(context, size.context),
             hidden_size=size.hidden,
             num_layers=size.layers,
@@ -95,7 +96,8 @@ def model() -> nn.Module:
         raise RecipeError(f"CONTEXT is {context}, these weights know {most} positions.", todo=f"Choose at most {most}.")
     if GRADIENT_CHECKPOINTING:
         # Newer versions of transformers have another name for it.
-        getattr(net, "activation_checkpointing_enable", net.gradient_checkpointing_enable)()
+        enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
+        enable()
     result: nn.Module = net
     return result
 
@@ -160,7 +162,7 @@ def make_tokenizer(text: str) -> tuple[Tokenizer, dict[str, bytes]]:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         letters = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=size.vocabulary, initial_alphabet=letters, show_progress=False)
+        trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=letters, show_progress=False)
         tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context}
     return tokenizer, {
@@ -190,13 +192,14 @@ def pretrained(kind: Any) -> Any:
         ) from None
 
 
+@torch.no_grad()
 def sample(model: nn.Module, data: Data, prompt: str) -> str:
     """The prompt and how the model goes on: always the same for the same parameters."""
     tokenizer = Tokenizer.from_str(data.files["tokenizer.json"].decode())
     ids = tokenizer.encode(prompt or "\n", add_special_tokens=False).ids
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    modes = [(module, module.training) for module in model.modules()]
+    trains = model.training
     model.eval()
     try:
         past, seen, new = None, 0, ids
@@ -204,15 +207,13 @@ def sample(model: nn.Module, data: Data, prompt: str) -> str:
             if seen + len(new) > context:
                 # What is kept of earlier tokens holds for their places in the window. When it is full, half stays.
                 past, seen, new = None, 0, ids[-max(1, context // 2) :]
-            with torch.no_grad():
-                output = model(input_ids=torch.tensor([new], device=device), past_key_values=past, use_cache=True)
+            output = model(input_ids=torch.tensor([new], device=device), past_key_values=past, use_cache=True)
             past, seen = output.past_key_values, seen + len(new)
             chances = (output.logits[0, -1].float().cpu() / TEMPERATURE).softmax(0)
             new = [int(torch.multinomial(chances, 1, generator=generator))]
             ids = ids + new
     finally:
-        for module, training in modes:
-            module.training = training
+        model.train(trains)
     text: str = tokenizer.decode(ids)
     return text
 
@@ -224,7 +225,7 @@ def export(model: Any, data: Data) -> dict[str, bytes]:
     return {**data.files, "config.json": config.encode(), "generation_config.json": generation.encode()}
 
 
-parameters = 12 * size.layers * size.hidden**2 + size.vocabulary * size.hidden
+parameters = 12 * size.layers * size.hidden**2 + vocabulary * size.hidden
 samples = WARM_ROUNDS * WARM_BATCH + LOCAL_ROUNDS * LOCAL_STEPS * BATCH * PEERS
 schedule = Schedule("cosine", warmup_samples=samples // 50, total_samples=samples, floor=0.1)
 together = EveryStep(target_batch=WARM_BATCH, clip_norm=1.0)
