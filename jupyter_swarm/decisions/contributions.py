@@ -37,6 +37,7 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
     if message.key <= peer.key:
         return []
     if state.in_steps and state.phase in ("preparing", "recording"):
+        peer.contribute_by = 0.0
         state.late[peer.id] = message
         return []
     peer.key = message.key
@@ -44,7 +45,8 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
     held = [lease for lease in owned if lease.peer == peer.id and lease.state == "done"]
     peer.contribute_by = 0.0
     if state.phase != "open":
-        return _refuse(state, peer, message.key, "the shards are being handed to other holders", now)
+        reason = "the shards are being handed to other holders" if state.phase == "placing" else "the session ends"
+        return _refuse(state, peer, message.key, reason, now)
     if not held or len(held) != len(message.leases) or len(set(message.leases)) != len(held):
         reason = "some of its samples were given to another peer meanwhile"
         if not on_time:
@@ -56,6 +58,8 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         reason = f"it starts from version {message.base_version}, the round from {base}"
         return work.strike(state, peer, reason) + _refuse(state, peer, message.key, reason, now)
     weight, own = _weight_of(state, held)
+    if not weight:
+        return _refuse(state, peer, message.key, "samples of its own do not count any more", now)
     reason = _bad_numbers(state, message, held) or _too_large(state, peer, held, message.norms[_GRADIENT])
     if reason:
         effects = work.strike(state, peer, f"its contribution was refused: {reason}")
@@ -74,6 +78,8 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
     peer.contributions.append(number)
     state.waiting.pop(peer.id, None)
     current.queue.append(number)
+    if on_time:
+        steps.made(state, peer, now)
     return grant(state, now)
 
 
@@ -207,10 +213,8 @@ def _reject(state: State, contribution: Contribution, reason: str, now: float) -
 def _norms_differ(state: State, contribution: Contribution) -> str:
     for rule in state.rule.streams:
         name = rule.stream.name.lower()
-        if name not in contribution.norms:
-            continue
         seen = math.sqrt(max(contribution.squares.get(name, 0.0), 0.0))
-        told = contribution.norms[name]
+        told = contribution.norms.get(name, 0.0)
         tolerance = 1e-3 if rule.up in LOSSLESS else 2e-2 if rule.up != Codec.INT8 else 1e-1
         if not math.isfinite(seen) or abs(seen - told) > tolerance * max(seen, told) + 1e-6:
             return f"the {name} that arrived has norm {seen:.6g}, announced was {told:.6g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from . import rounds, steps, work
+from . import commits, steps, work
 from .state import Peer, State
 
 NAMED = 4
@@ -41,7 +41,7 @@ def _of_commit(state: State) -> str:
     current = state.round
     if state.phase == "recording":
         return f"round {current.number}: writing version {current.number} to disk"
-    return f"round {current.number}: {_names(rounds.preparing(state))} computes version {current.number}"
+    return f"round {current.number}: {_names(commits.preparing(state))} computes version {current.number}"
 
 
 def _evaluating(state: State) -> str:

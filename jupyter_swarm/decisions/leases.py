@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from ..protocol.records import BookState, Skip
+from ..protocol.records import BookState, RoundRecord, Skip
 from .speed import weight
 from .state import Book, Lease, Peer, Piece, State
 
@@ -111,21 +111,13 @@ def give_back(book: Book, lease: Lease) -> None:
         book.free.insert(0, Piece(lease.start, lease.stop, lease.failures, lease.failed_on))
 
 
-def split(book: Book, lease: Lease, samples: int) -> None:
-    """Only the first `samples` of a lease were computed: the rest is free again, first in line."""
-    if not lease.own and samples < lease.count:
-        book.free.insert(0, Piece(lease.start + samples, lease.stop, lease.failures, lease.failed_on))
-    lease.stop = lease.start + samples
-
-
-def cut(book: Book, lease: Lease, samples: int) -> Lease:
+def cut(book: Book, peer: Peer, lease: Lease, samples: int) -> Lease:
     """Cut what comes behind the first `samples` of a lease off it, as a lease of its own."""
     rest = msgspec.structs.replace(lease, id=book.next_lease, start=lease.start + samples)
     book.next_lease += 1
     book.leases[rest.id] = rest
+    peer.leases.append(rest.id)
     lease.stop = rest.start
-    if not samples:
-        del book.leases[lease.id]
     return rest
 
 
@@ -169,19 +161,18 @@ def give_all_back(book: Book) -> None:
 
 
 def after_commit(book: Book, samples: int, own: int) -> BookState:
-    """What the record of a round says of the book that consumes `samples` of it, beside `own` of peers' own data. What
-    late peers still hold is in the pool: after a restart it is leased again."""
+    """What the record of a round of `samples` says of the book; `own` of them are of peers' own data. What late peers
+    still hold is in the pool: after a restart it is leased again."""
     late = [lease for lease in book.leases.values() if lease.kind == "train" and lease.state != "claimed"]
     pool = [(piece.start, piece.stop) for piece in (*book.free, *book.pool)]
     pool += [(lease.start, lease.stop) for lease in late if not lease.own]
-    return BookState(book.cursor, tuple(sorted(pool)), book.consumed + samples, book.skipped, book.own + own)
+    return BookState(book.cursor, tuple(sorted(pool)), book.consumed + samples - own, book.skipped, book.own + own)
 
 
-def consume(book: Book, samples: int, own: int, skips: int) -> None:
-    """The round's record is durable: its claimed leases are consumed. Skips beyond its first `skips` came after it was
-    written, from late peers, and go into the next one."""
+def consume(book: Book, record: RoundRecord) -> None:
+    """The record is durable: the claimed leases are consumed. Skips that late peers caused after it was written go into
+    the next one."""
     for lease in [lease for lease in book.leases.values() if lease.state == "claimed"]:
         del book.leases[lease.id]
-    book.consumed += samples
-    book.own += own
-    book.skips = book.skips[skips:]
+    book.consumed, book.own = record.book.consumed, record.book.own
+    book.skips = book.skips[len(record.skips) :]

@@ -8,7 +8,7 @@ same times give the same state and effects.
 from __future__ import annotations
 
 from ..protocol import messages as m
-from . import contributions, roster, rounds, steps, work
+from . import commits, contributions, evaluation, roster, rounds, steps, work
 from .effects import Effect, Note
 from .events import (
     AnyEvent,
@@ -31,13 +31,13 @@ from .state import State
 
 def handle(state: State, event: AnyEvent, now: float) -> tuple[State, list[Effect]]:
     """Apply one event that happens at `now` (seconds). Events of an older generation or attempt change nothing."""
-    effects = _apply(state, event, now) + work.finish_evaluation(state)
+    effects = _apply(state, event, now) + evaluation.publish_if_done(state)
     if state.phase == "open":
         if state.in_steps:
-            if steps.reopen_if_empty(state):
+            if steps.reopen_if_empty(state, now):
                 effects += work.dispatch(state, now)
             effects += steps.call_rest(state, now)
-        effects += rounds.close_if_complete(state, now)
+        effects += commits.close_if_complete(state, now)
     elif state.phase == "finishing" and state.evaluation is None:
         effects += rounds.finish(state)
     return state, effects
@@ -54,9 +54,9 @@ def _apply(state: State, event: AnyEvent, now: float) -> list[Effect]:
         case Placed():
             return rounds.placed(state, event.number, now)
         case Recorded():
-            return rounds.recorded(state, event, now)
+            return commits.recorded(state, event, now)
         case RecordFailed():
-            return rounds.record_failed(state, event, now)
+            return commits.record_failed(state, event, now)
         case Tick():
             return _tick(state, now)
         case _:
@@ -170,11 +170,11 @@ def _holder_said(state: State, holder: str, message: m.FromMember, now: float) -
         case m.StageFailed():
             return contributions.stage_failed(state, message, now)
         case m.PartialNorm():
-            return rounds.partial_norm(state, holder, message)
+            return commits.partial_norm(state, holder, message)
         case m.Prepared():
-            return rounds.prepared(state, holder, message, now)
+            return commits.prepared(state, holder, message, now)
         case m.PrepareFailed():
-            return rounds.prepare_failed(state, holder, message, now)
+            return commits.prepare_failed(state, holder, message, now)
         case m.Goodbye():
             return roster.lost(state, MemberLost(holder, message.reason or "left"), now)
         case _:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..protocol.messages import Status, Synced
-from . import contributions, rounds, steps, work
+from . import commits, contributions, rounds, steps, work
 from .effects import Disconnect, Effect, Note, Tell
 from .events import MemberJoined, MemberLost
 from .speed import Timing
@@ -68,7 +68,7 @@ def lost(state: State, event: MemberLost, now: float) -> list[Effect]:
         return []
     state.waiting.pop(peer.id, None)
     state.count_peers()
-    held = [lease for number in peer.leases if (lease := state.book.leases[number]).kind == "train"]
+    held = [lease for number in peer.leases if (lease := state.book.leases[number]).kind == "train" and not lease.own]
     samples = sum(lease.count for lease in held)
     ranges = ", ".join(f"{lease.start} to {lease.stop - 1}" for lease in held)
     effects = _take_back(state, peer, f"{peer.name} is gone", now)
@@ -83,12 +83,12 @@ def _take_back(state: State, peer: Peer, reason: str, now: float) -> list[Effect
     """Everything that the peer holds and no holder has accepted goes back."""
     effects: list[Effect] = []
     state.late.pop(peer.id, None)
-    steps.left(state, peer.id)
     for number in list(peer.contributions):
         effects += contributions.withdraw(state, state.round.contributions[number], reason, now)
     for number in list(peer.leases):
         if number in state.book.leases:
             work.return_lease(state, state.book.leases[number], now)
+    steps.left(state, peer)
     return effects
 
 
@@ -132,8 +132,8 @@ def _holders_overdue(state: State, now: float) -> list[Effect]:
     current = state.round
     late: list[str] = []
     if state.phase == "preparing" and current.deadline < now:
-        late = rounds.preparing(state)
-        current.deadline = now + rounds.PREPARE_SECONDS
+        late = commits.preparing(state)
+        current.deadline = now + commits.PREPARE_SECONDS
     elif state.phase == "placing" and state.placing_until < now:
         late = state.holding()
         state.placing_until = now + rounds.PLACING_SECONDS

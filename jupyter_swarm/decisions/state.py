@@ -79,9 +79,10 @@ class Peer(msgspec.Struct):
 
     strikes: how often in a row it was too slow or refused; failures: how many leases failed in a row; contribute_by:
     when its announcement is due (0: it was not asked for one); key: the last one it announced. own_samples: of its own
-    data (0: it takes the session's), of which `own_leased` have been leased; in the round under way it was leased
-    `leased` samples. done_at, accepted_at: when it finished its last lease, when its last contribution was accepted;
-    since its last announcement it had nothing to compute for `waiting` seconds, mostly because of `waited_for`.
+    data (0: it takes the session's), of which `own_leased` have been leased; of the samples of its steps in the round
+    under way it has made or holds `leased`. done_at, accepted_at: when it finished its last lease, when its last
+    contribution was accepted; since its last announcement it had nothing to compute for `waiting` seconds, mostly
+    because of `waited_for`.
     """
 
     id: str
@@ -207,6 +208,8 @@ class State(msgspec.Struct):
 
     session: str
     rule: RoundRule
+    first_rule: RoundRule
+    changes: tuple[StrategyChange, ...]
     settings: SessionSettings
     book: Book
     round: Round
@@ -232,8 +235,6 @@ class State(msgspec.Struct):
     recent_norms: list[float] = []
     usual_norm: float = 0.0
     last_record: RoundRecord | None = None
-    first_rule: RoundRule | None = None
-    changes: tuple[StrategyChange, ...] = ()
     late: dict[str, Announce] = {}
     closed_at: float = 0.0
     closed_by: str = ""
@@ -257,7 +258,7 @@ class State(msgspec.Struct):
 
     def rule_of(self, round: int) -> RoundRule:
         """The rule that holds for `round`, as things stand."""
-        return rule_of(self.first_rule or self.rule, self.changes, round)
+        return rule_of(self.first_rule, self.changes, round)
 
     @property
     def learning_rate(self) -> float:

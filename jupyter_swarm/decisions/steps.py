@@ -29,6 +29,8 @@ def open_round(state: State) -> None:
     state.round.fastest = max((peer.speed for peer in state.active_peers()), default=0.0)
     for peer in state.peers.values():
         peer.leased = 0
+    for lease in missing(state):
+        state.peers[lease.peer].leased += lease.count
 
 
 def steps_for(state: State, peer: Peer) -> int:
@@ -79,9 +81,16 @@ def made(state: State, peer: Peer, now: float) -> None:
         state.round.made += 1
 
 
-def left(state: State, peer: str) -> None:
-    """The peer has nothing to contribute, or is gone: it takes no part in this round any more."""
-    state.round.made -= bool(state.round.taking.pop(peer, False))
+def gave_back(state: State, peer: Peer, lease: Lease) -> None:
+    """What the peer was leased will not count: it may take other samples for its steps of this round."""
+    if state.in_steps and lease.round == state.round.number:
+        peer.leased -= lease.count
+
+
+def left(state: State, peer: Peer) -> None:
+    """The peer has nothing in its hands, or is gone: should it take part in this round again, it begins anew."""
+    state.round.made -= bool(state.round.taking.pop(peer.id, False))
+    peer.leased = 0
 
 
 def call_rest(state: State, now: float) -> list[Effect]:
@@ -113,8 +122,9 @@ def _call_rest(state: State, now: float) -> list[Effect]:
     current = state.round
     current.closing = now
     effects: list[Effect] = []
-    for peer in [state.peers[name] for name, done in current.taking.items() if not done]:
-        if not peer.contribute_by and _leased(state, peer):
+    for name in dict.fromkeys(lease.peer for lease in missing(state)):
+        peer = state.peers[name]
+        if not peer.contribute_by:
             peer.contribute_by = now + CONTRIBUTE_SECONDS
             state.waiting.pop(peer.id, None)
             effects.append(Tell(peer.id, ContributeNow(state.generation, current.number, current.attempt)))
@@ -122,12 +132,13 @@ def _call_rest(state: State, now: float) -> list[Effect]:
     return effects
 
 
-def reopen_if_empty(state: State) -> bool:
-    """Where nothing that was made could count, peers make steps again; whether it is so."""
+def reopen_if_empty(state: State, now: float) -> bool:
+    """Where nothing that was made could count, and no more is waited for, peers make steps again; whether it is so."""
     current = state.round
-    if not current.closing or current.contributions or missing(state):
+    if not current.closing or current.contributions or (now < current.grace_until and missing(state)):
         return False
-    current.closing, current.made, current.made_at, current.taking = 0.0, 0, 0.0, {}
+    current.closing, current.made, current.made_at = 0.0, 0, 0.0
+    current.taking = {lease.peer: False for lease in missing(state)}
     open_round(state)
     return True
 
@@ -179,7 +190,3 @@ def expire(state: State) -> None:
             peer.leases.remove(lease.id)
             peer.contribute_by = 0.0
             leases.give_back(state.book, lease)
-
-
-def _leased(state: State, peer: Peer) -> bool:
-    return any(state.book.leases[lease].state == "leased" for lease in peer.leases)

@@ -1,14 +1,12 @@
-"""Who computes what next: evaluation pieces first, then training leases, then the call to contribute."""
+"""Who computes what next: pieces of an evaluation first, then training leases, then the call to contribute."""
 
 from __future__ import annotations
 
-import math
-
-from ..protocol.messages import ContributeNow, Evaluated, LeaseDone, LeaseGrant
-from . import leases, steps
-from .effects import Effect, Note, Tell, TellPeers
+from ..protocol.messages import ContributeNow, LeaseDone, LeaseGrant
+from . import evaluation, leases, steps
+from .effects import Effect, Note, Tell
 from .speed import weight
-from .state import Evaluation, Lease, Peer, Piece, State
+from .state import Lease, Peer, State
 from .steps import CONTRIBUTE_SECONDS
 
 STRIKES = 3
@@ -56,7 +54,7 @@ def serve(state: State, peer: Peer, now: float) -> list[Effect]:
     if state.paused or peer.paused:
         return []
     if state.phase in ("open", "finishing") and state.evaluation and state.evaluation.free:
-        return _lease_evaluation(state, state.evaluation, peer, now)
+        return [_grant(state, peer, evaluation.take(state, state.evaluation, peer, now))]
     if state.phase != "open" or not enough_peers(state):
         return []
     if peer.own_samples and not (state.in_steps and state.settings.own_samples):
@@ -132,7 +130,7 @@ def lease_done(state: State, peer: Peer, message: LeaseDone, now: float) -> list
         return effects + dispatch(state, now)
     peer.failures = 0
     if lease.kind == "evaluate":
-        _evaluated(state, peer, lease, message, now)
+        evaluation.add(state, lease, message, now)
     else:
         _done(state, peer, lease, now)
     wait(state, peer)
@@ -150,22 +148,18 @@ def _done(state: State, peer: Peer, lease: Lease, now: float) -> None:
 def _computed_part(state: State, peer: Peer, lease: Lease, message: LeaseDone, now: float) -> list[Effect]:
     """Of a lease of steps the first ones are made. The others go back; if a step has failed, its samples as failed."""
     effects: list[Effect] = []
-    whole = lease.count
-    peer.leased -= lease.count - message.computed
-    if message.failed:
-        batch = min(state.rule.inner_batch, whole - message.computed)
-        leases.split(state.book, lease, message.computed + batch)
-        failing = leases.cut(state.book, lease, message.computed)
-        peer.leases.append(failing.id)
-        effects = _failed(state, peer, failing, message.failed, now)
-    elif message.computed:
-        leases.split(state.book, lease, message.computed)
+    rest = lease
     if message.computed:
+        rest = leases.cut(state.book, peer, lease, message.computed)
         _done(state, peer, lease, now)
+    if message.failed:
+        batch = state.rule.inner_batch
+        if rest.count > batch:
+            return_lease(state, leases.cut(state.book, peer, rest, batch), now)
+        effects = _failed(state, peer, rest, message.failed, now)
     else:
-        peer.leases.remove(lease.id)
-        if lease.id in state.book.leases:
-            leases.give_back(state.book, lease)
+        peer.failures = 0
+        return_lease(state, rest, now)
     not_called_for_nothing(state, peer)
     return effects + dispatch(state, now)
 
@@ -174,7 +168,7 @@ def not_called_for_nothing(state: State, peer: Peer) -> None:
     """A peer that has computed nothing need not contribute, even if it was asked to."""
     if (peer.contribute_by or peer.paused) and not peer.leases:
         peer.contribute_by = 0.0
-        steps.left(state, peer.id)
+        steps.left(state, peer)
     wait(state, peer)
 
 
@@ -188,12 +182,7 @@ def measured(state: State, peer: Peer, speed: float) -> None:
 
 def _failed(state: State, peer: Peer, lease: Lease, reason: str, now: float) -> list[Effect]:
     if lease.kind == "evaluate":
-        # Held-out samples on which the recipe fails would pause one peer after the other: not counted.
-        peer.leases.remove(lease.id)
-        _evaluation_back(state, lease, lease.failures + 1, now)
-        given_up = " They are left out." if lease.failures else ""
-        text = f"{peer.name} could not evaluate samples {lease.start} to {lease.stop - 1}: {reason}.{given_up}"
-        return [Note("warning", text, peer.id)]
+        return evaluation.fail(state, lease, reason, now)
     if not lease.failures or state.crowd.active <= 1:
         # Samples that failed on another peer before say nothing about this one.
         peer.failures += 1
@@ -207,6 +196,7 @@ def fail(state: State, lease: Lease, reason: str, now: float) -> list[Effect]:
     """What the peer computed for a training lease, or of it, cannot count: lease its samples again, or skip them."""
     peer = state.peers[lease.peer]
     peer.leases.remove(lease.id)
+    steps.gave_back(state, peer, lease)
     skip = leases.fail(state.book, lease, reason, now, replace=not state.in_steps)
     again = "They are skipped" if skip else "They are leased again"
     text = f"{peer.name} could not compute samples {lease.start} to {lease.stop - 1}: {reason}. {again}."
@@ -231,79 +221,12 @@ def strike(state: State, peer: Peer, reason: str) -> list[Effect]:
 
 
 def return_lease(state: State, lease: Lease, now: float) -> None:
-    """A lease comes back because its peer is gone or too slow."""
+    """A lease comes back: its peer is gone, too slow, or has not computed it."""
+    if lease.kind == "evaluate":
+        evaluation.give_back(state, lease, now, failures=lease.failures)
+        return
     peer = state.peers.get(lease.peer)
     if peer is not None:
         peer.leases.remove(lease.id)
-    if lease.kind == "evaluate":
-        _evaluation_back(state, lease, lease.failures, now)
-    else:
-        leases.give_back(state.book, lease)
-
-
-def start_evaluation(state: State, now: float) -> list[Effect]:
-    """Measure the held-out part at the current version."""
-    effects = end_evaluation(state)
-    state.evaluation = Evaluation(state.version, now, [Piece(0, state.held_out)])
-    return effects
-
-
-def end_evaluation(state: State) -> list[Effect]:
-    """Publish what is measured, and give up what is still out or left of the evaluation under way."""
-    if state.evaluation is None:
-        return []
-    for lease in [lease for lease in state.book.leases.values() if lease.kind == "evaluate"]:
-        del state.book.leases[lease.id]
-        state.peers[lease.peer].leases.remove(lease.id)
-    state.evaluation.free = []
-    state.evaluation.leased = 0
-    return finish_evaluation(state)
-
-
-def finish_evaluation(state: State) -> list[Effect]:
-    """Publish the evaluation once no piece of it is out or left."""
-    evaluation = state.evaluation
-    if evaluation is None or evaluation.leased or evaluation.free:
-        return []
-    state.evaluation = None
-    means = {name: value / evaluation.count for name, value in evaluation.sums.items() if evaluation.count}
-    means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
-    if not means:
-        return []
-    return [TellPeers(Evaluated(state.generation, evaluation.version, means, evaluation.count))]
-
-
-def _lease_evaluation(state: State, evaluation: Evaluation, peer: Peer, now: float) -> list[Effect]:
-    piece = evaluation.free.pop()
-    size = leases.lease_size(state, peer, piece.stop - piece.start, state.held_out)
-    if piece.start + size < piece.stop and not piece.failures:
-        evaluation.free.append(Piece(piece.start + size, piece.stop))
-        piece.stop = piece.start + size
-    evaluation.leased += 1
-    evaluation.since = now
-    return [_grant(state, peer, leases.add(state, peer, "evaluate", piece, now))]
-
-
-def _evaluated(state: State, peer: Peer, lease: Lease, message: LeaseDone, now: float) -> None:
-    peer.leases.remove(lease.id)
-    del state.book.leases[lease.id]
-    evaluation = state.evaluation
-    if evaluation is None:
-        return
-    evaluation.leased -= 1
-    evaluation.since = now
-    for name, value in message.sums.items():
-        evaluation.sums[name] = evaluation.sums.get(name, 0.0) + value
-    evaluation.count += max(0, min(message.count, lease.count))
-
-
-def _evaluation_back(state: State, lease: Lease, failures: int, now: float) -> None:
-    """A piece of the evaluation comes back; last in line, so that another peer may get it."""
-    del state.book.leases[lease.id]
-    evaluation = state.evaluation
-    if evaluation is None:
-        return
-    evaluation.leased -= 1
-    evaluation.since = now
-    if evaluation.version == state.version and failures < 2:
-        evaluation.free.insert(0, Piece(lease.start, lease.stop, failures))
+        steps.gave_back(state, peer, lease)
+    leases.give_back(state.book, lease)

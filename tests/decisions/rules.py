@@ -121,6 +121,10 @@ def _references(state: State) -> None:
         assert all(state.round.contributions[number].state != "accepted" for number in peer.contributions)
         leased = [lease for lease in peer.leases if state.book.leases[lease].state == "leased"]
         assert len(leased) <= 1, "a peer computes one lease at a time"
+        held = [state.book.leases[lease] for lease in peer.leases]
+        in_round = [lease for lease in held if lease.kind == "train" and lease.round == state.round.number]
+        if state.in_steps and state.phase == "open":
+            assert peer.leased >= sum(lease.count for lease in in_round), "its steps of the round are counted"
     assert set(state.round.taking) <= set(state.peers)
     assert state.round.made == sum(state.round.taking.values())
     accepted = {lease for number in state.round.accepted for lease in state.round.contributions[number].leases}

@@ -8,7 +8,7 @@ from jupyter_swarm.decisions import events as e
 from jupyter_swarm.decisions.explain import explain
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.rules import SGD, AdamW, RoundRule, Schedule, StrategyChange
-from tests.decisions.world import World, told
+from tests.decisions.world import OWN, World, told
 
 BATCH = 4
 STEPS = RoundRule(
@@ -175,3 +175,50 @@ def test_without_a_quorum_the_rest_is_called_when_waiting_costs_more_than_it_lac
     world.run_rounds(1, seconds=30.0)
     assert {part.peer for part in world.records[-1].contributors} == {"a", "c"}
     world.finish_checks()
+
+
+def test_a_lone_peer_too_slow_for_its_first_lease_makes_its_steps_with_more_time():
+    world = World(10_000, rule=STEPS)
+    world.add_peer("slow", 2.0)
+    world.run_rounds(2, 1800.0)
+    assert any("did not finish 200 samples in time" in note.text for note in world.notes)
+    assert not world.state.peers["slow"].paused
+    world.finish_checks()
+
+
+def test_a_lone_peer_that_fetches_the_parameters_again_makes_its_steps_again():
+    world = World(10_000, rule=STEPS)
+    peer = world.add_peer("a", 40.0)
+    assert world.run(10.0, lambda: peer.computing is not None)
+    peer.fetch_again()
+    world.run_rounds(1, 60.0)
+    world.finish_checks()
+
+
+def test_nobody_is_waited_for_once_nothing_that_the_others_made_counts():
+    world = classroom({"a": 40.0, "b": 40.0})
+    world.run(1.0)
+    world.peers["b"].stopped = True
+    world.peers["a"].lies = True
+    assert world.run(60.0, lambda: bool(world.state.peers["a"].strikes), 0.1)
+    world.peers["a"].lies = False
+    world.run_rounds(1, 30.0)
+    assert {part.peer for part in world.records[-1].contributors} == {"a"}
+    world.finish_checks()
+
+
+def test_who_announced_in_time_is_not_to_blame_for_a_long_commit():
+    world = classroom({"a": 40.0, "b": 40.0, "c": 40.0})
+    world.run(1.0)
+    late = world.peers["c"]
+    late.stopped = True
+    assert world.run(60.0, lambda: bool(world.state.round.closing), 0.1)
+    number = world.state.round.number
+    world.holders[OWN].slow = 90.0
+    assert world.run(60.0, lambda: world.state.phase == "preparing", 0.1)
+    late.go_on()
+    world.run_rounds(1)
+    world.holders[OWN].slow = 0.0
+    world.run_rounds(1)
+    assert not any("did not announce" in note.text for note in world.notes)
+    assert "c" in {part.peer for part in world.records[number].contributors}
