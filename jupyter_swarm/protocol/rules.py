@@ -14,6 +14,7 @@ import msgspec
 
 from .errors import SettingError
 from .layout import Stream
+from .limits import check_numbers
 
 RULE_VERSION = 1
 
@@ -251,6 +252,8 @@ def check_spec(spec: SessionSpec) -> None:
             "The training data set is empty.",
             todo="Check what the recipe's data() returns: its `train` part must have at least one sample.",
         )
+    if spec.held_out < 0:
+        raise SettingError(f"The held-out part has {spec.held_out} samples.", todo="0 are the fewest.")
     check_settings(spec.settings, spec.samples)
     rounds = [change.round for change in spec.changes]
     if rounds != sorted(set(rounds)) or (rounds and rounds[0] < 2):
@@ -265,10 +268,16 @@ def check_rule(rule: RoundRule, settings: SessionSettings, samples: int) -> None
         raise SettingError(f"The rule has format {rule.version}; this server reads format {RULE_VERSION}.")
     if rule.merging != "staged":
         raise SettingError(f"This version cannot merge {rule.merging!r} rounds.", todo="Choose merging='staged'.")
+    check_numbers(rule)
+    streams = [one.stream for one in rule.streams]
+    if Stream.GRADIENT not in streams or len(set(streams)) < len(streams):
+        raise SettingError("The rule's streams lack GRADIENT, or have one twice.")
+    _check_schedule(rule.optimizer.schedule)
+    if rule.inner_optimizer is not None:
+        _check_schedule(rule.inner_optimizer.schedule)
     if rule.work == "samples":
         check_target(settings.target_batch or rule.target_batch, samples)
-        return
-    if rule.inner_optimizer is None or rule.inner_batch < 1 or (settings.inner_steps or rule.inner_steps) < 1:
+    elif rule.inner_optimizer is None or rule.inner_batch < 1 or (settings.inner_steps or rule.inner_steps) < 1:
         raise SettingError(
             "The rule says no steps.", todo="Choose at least 1 step and a batch of at least 1 sample, and an optimizer."
         )
@@ -277,10 +286,19 @@ def check_rule(rule: RoundRule, settings: SessionSettings, samples: int) -> None
             f"A batch of {rule.inner_batch} samples, but the data set has only {samples}.",
             todo=f"Choose a batch of at most {samples}.",
         )
-    if not 0.0 < rule.quorum <= 1.0 or rule.grace < 0 or rule.staleness < 0:
+    of_steps = {rule.work == "steps", rule.contribution == "pseudo_gradient", rule.inner_optimizer is not None}
+    if len(of_steps) > 1:
         raise SettingError(
-            f"quorum is {rule.quorum}, grace {rule.grace}, staleness {rule.staleness}.",
-            todo="Choose a quorum above 0 and at most 1; grace and staleness cannot be negative.",
+            f"The work, contribution and inner optimizer of {rule.strategy} do not go together.",
+            todo="Steps go with pseudo_gradient and an inner optimizer, samples with gradient_sum and none.",
+        )
+
+
+def _check_schedule(schedule: Schedule) -> None:
+    if schedule.shape != "constant" and schedule.total_samples <= schedule.warmup_samples:
+        raise SettingError(
+            f"The {schedule.shape} schedule ends at {schedule.total_samples} samples, before it has come down.",
+            todo="Choose total_samples above warmup_samples.",
         )
 
 
@@ -298,13 +316,6 @@ def check_target(target: int, samples: int) -> None:
 
 def check_settings(settings: SessionSettings, samples: int) -> None:
     """Raises `SettingError` for a value out of its range."""
-    limits = {
-        "rounds": (0, 10**9), "evaluate_every": (0, 10**9), "minimum_peers": (1, 10**6), "capacity": (1, 10**6),
-        "upload_bytes": (1, 2**50), "lease_seconds": (1.0, 86400.0), "learning_rate": (0.0, 1e6),
-        "target_batch": (0, samples), "snapshot_rounds": (1, 10**6), "inner_steps": (0, 10**6),
-        "checkpoint_rounds": (0, 10**9), "own_samples": (0, 10**9),
-    }  # fmt: skip
-    for name, (low, high) in limits.items():
-        value = getattr(settings, name)
-        if not low <= value <= high:
-            raise SettingError(f"{name} is {value}.", todo=f"Choose a value from {low} to {high}.")
+    check_numbers(settings)
+    if settings.target_batch:
+        check_target(settings.target_batch, samples)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jupyter_swarm.protocol import errors
 from jupyter_swarm.protocol.layout import Stream
+from jupyter_swarm.protocol.limits import check_numbers
 from jupyter_swarm.protocol.records import BookState, Contributor, RoundRecord, ShardDigest, Skip
 from jupyter_swarm.protocol.rules import (
     SGD,
@@ -22,7 +23,6 @@ from jupyter_swarm.protocol.rules import (
     Sophia,
     StrategyChange,
     StreamRule,
-    check_settings,
     check_spec,
 )
 
@@ -117,6 +117,17 @@ SPEC = SessionSpec("Digits", "r" * 64, "l" * 64, RULE, SessionSettings(), 1000, 
         ({"settings": SessionSettings(minimum_peers=0)}, "minimum_peers is 0"),
         ({"settings": SessionSettings(learning_rate=float("nan"))}, "learning_rate is nan"),
         ({"settings": SessionSettings(target_batch=1001)}, "target_batch is 1001"),
+        ({"settings": SessionSettings(rounds=2.5)}, "wrong kind"),
+        ({"held_out": -1}, "-1 samples"),
+        ({"rule": msgspec.structs.replace(RULE, merging="streamed")}, "'streamed'"),
+        ({"rule": msgspec.structs.replace(RULE, contribution="pseudo_gradient")}, "do not go together"),
+        ({"rule": msgspec.structs.replace(STEPS, contribution="gradient_sum")}, "do not go together"),
+        ({"rule": msgspec.structs.replace(RULE, inner_optimizer=SGD(0.1))}, "do not go together"),
+        ({"rule": msgspec.structs.replace(RULE, streams=())}, "lack GRADIENT"),
+        ({"rule": msgspec.structs.replace(RULE, streams=RULE.streams * 2)}, "one twice"),
+        ({"rule": msgspec.structs.replace(RULE, optimizer=SGD(0.1, schedule=Schedule("cosine", 9)))}, "ends at 0"),
+        ({"rule": msgspec.structs.replace(RULE, optimizer=AdamW("0.1"))}, "wrong kind"),
+        ({"rule": msgspec.structs.replace(RULE, optimizer=Sophia(0.1, estimator="exact"))}, "wrong kind"),
     ],
 )
 def test_a_session_that_could_make_no_round_is_refused(change, why):
@@ -139,11 +150,35 @@ def test_an_estimate_of_the_hessian_is_sent_only_when_it_is_due():
     assert len(msgspec.structs.replace(rule, optimizer=AdamW(1e-3)).streams_of(1)) == 1
 
 
-def test_every_setting_but_the_seed_has_limits():
-    for name in SessionSettings.__struct_fields__:
-        if name != "seed":
+NUMBERS = [
+    RULE, STEPS, Schedule("linear", total_samples=9), SGD(0.1), AdamW(0.1), Sophia(0.1), SessionSettings(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", NUMBERS, ids=lambda settings: type(settings).__name__)
+def test_every_number_has_limits(settings):
+    check_numbers(settings)
+    fixed = {"version", "seed"}
+    for name in set(settings.__struct_fields__) - fixed:
+        value = getattr(settings, name)
+        if isinstance(value, tuple) and isinstance(value[0], float):
+            wrong = [(value[0], bad) for bad in (float("nan"), float("inf"), -1.0)]
+        elif isinstance(value, float):
+            wrong = [float("nan"), float("inf"), -1.0]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            wrong = [-1, 2**60]
+        else:
+            continue
+        for bad in wrong:
             with pytest.raises(errors.SettingError, match=name):
-                check_settings(msgspec.structs.replace(SessionSettings(), **{name: -1}), 1000)
+                check_numbers(msgspec.structs.replace(settings, **{name: bad}))
+
+
+def test_the_optimizers_in_a_rule_have_limits():
+    with pytest.raises(errors.SettingError, match="AdamW: lr is -1"):
+        check_numbers(msgspec.structs.replace(STEPS, inner_optimizer=AdamW(-1.0)))
+    with pytest.raises(errors.SettingError, match="Schedule: floor is nan"):
+        check_numbers(msgspec.structs.replace(RULE, optimizer=SGD(0.1, schedule=Schedule(floor=float("nan")))))
 
 
 def test_an_error_says_what_why_and_what_to_do():
