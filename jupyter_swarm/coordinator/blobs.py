@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 
+from tornado.iostream import StreamClosedError
+
 from ..protocol.errors import Refusal
 from ..store.blobs import BlobWriter
 from .bodies import ApiHandler
@@ -88,7 +90,7 @@ class Download(ApiHandler):
 
     @allows("owner", "instructor", "peer", "holder")
     async def get(self, session: str, sha256: str) -> None:
-        if not await self.manager.names_blob(session, sha256):
+        if not await self.manager.archive.names_blob(session, sha256):
             raise Refusal("The session names no such blob.", todo="Fetch what it or one of its checkpoints names.")
         blobs = (await self.manager.storage()).blobs
         size = await asyncio.to_thread(blobs.size, sha256)
@@ -112,6 +114,8 @@ class Download(ApiHandler):
                 start += len(piece) or stop  # a file that has become shorter breaks the answer off
                 self.write(piece)
                 await self.flush()
+        except StreamClosedError:  # who fetched it has gone, and may come back for the rest
+            return
         finally:
             await asyncio.to_thread(file.close)
         self.finish()

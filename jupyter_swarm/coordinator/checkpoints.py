@@ -1,18 +1,20 @@
 """The checkpoints of a running session: when one is due, what it says, and that it is whole or not there.
 
 A round waits for a copy of the view and no longer: hashing and writing are done beside it. What goes wrong with a
-checkpoint that nobody waits for is told as an event, and training goes on.
+checkpoint that nobody waits for is told as an event, and training goes on: what it stands on, journal and snapshots, is
+written elsewhere, and a disk that takes that no more pauses it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from .. import __version__
-from ..protocol.errors import StoreError, SwarmError
+from ..protocol.errors import CheckpointError, StoreError, SwarmError
 from ..protocol.manifest import FileEntry, FileHash, Manifest
 from ..shards.vector import FlatVector
 from ..store.checkpoints import store_files, weight_files
@@ -27,8 +29,9 @@ LAST = "final"
 
 
 class Checkpoints:
-    """`lock` is held while a checkpoint is written or deleted. `ended`: whether, at the end, the last one is there (or
-    could not be written); False if the server stopped before."""
+    """`lock` is held while a checkpoint is written or deleted. `ended`: whether, at the end, the last one is there. If
+    not, because the disk refused it or the server stopped before, the session has not finished: the next server takes
+    it up again."""
 
     def __init__(self, session: SessionRuntime) -> None:
         self.session = session
@@ -64,27 +67,33 @@ class Checkpoints:
         async with self.lock:
             return await self._write(name, *await self.session.in_thread(self.session.numbers.version_and_view))
 
-    async def _due(self, name: str, copy: asyncio.Future[tuple[int, FlatVector]]) -> None:
+    async def _due(self, name: str, copy: asyncio.Future[tuple[int, FlatVector]]) -> bool:
+        """Write the copy of a version; whether that worked."""
         try:
             async with self.lock:
                 await self._write(name, *await copy)
         except SwarmError as error:
             reason = " ".join(str(error).split("\n"))
             self.session.note("error", f"No checkpoint was written after round {self.session.state.version}: {reason}")
+            return False
+        return True
 
     async def _last(self) -> None:
-        session = self.session
-        if session.state.version:
-            await self._due(LAST, session.in_thread(session.numbers.version_and_view))
-        if not self.ended.done():
-            self.ended.set_result(True)
+        session, there = self.session, False
+        try:
+            there = not session.state.version or await self._due(
+                LAST, session.in_thread(session.numbers.version_and_view)
+            )
+        finally:
+            if not self.ended.done():
+                self.ended.set_result(there)
 
     async def _write(self, name: str, version: int, view: FlatVector) -> StoredCheckpoint:
         session, store = self.session, self.session.store
         known = await store.run_in_store(self._of_version, version)
         manifest = await store.run_in_store(self._facts, name or f"round-{version}", version)
         if known:
-            row, older = known[-1]
+            row, older = known
             if name == LAST and older.metrics == manifest.metrics:
                 return row
             files, digest = older.files, older.view_digest
@@ -100,11 +109,16 @@ class Checkpoints:
 
     # --- in the store's thread
 
-    def _of_version(self, version: int) -> list[tuple[StoredCheckpoint, Manifest]]:
-        """The checkpoints that have this version already: its numbers are written once."""
+    def _of_version(self, version: int) -> tuple[StoredCheckpoint, Manifest] | None:
+        """The newest whole checkpoint of this version, if there is one: numbers are written once."""
         store = self.session.store
-        rows = store.database.checkpoints(self.session.spec.session)
-        return [(row, store.manifest(row.manifest)) for row in rows if row.version == version]
+        for row in reversed(store.database.checkpoints(self.session.spec.session)):
+            if row.version == version:
+                with contextlib.suppress(StoreError, CheckpointError):
+                    manifest = store.manifest(row.manifest)
+                    if all(store.blobs.exists(entry.sha256) for entry in manifest.files):
+                        return row, manifest
+        return None
 
     def _facts(self, name: str, version: int) -> Manifest:
         session, database = self.session, self.session.store.database

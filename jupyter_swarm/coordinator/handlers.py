@@ -13,11 +13,13 @@ import msgspec
 from ..protocol.invites import Invite, Role
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, SessionSpec
+from ..store.database import Database
 from ..store.rows import StoredInvite
 from .blobs import Download, Upload
 from .bodies import ApiHandler
 from .guard import Gate, allows
 from .join_page import JoinPage
+from .pages import metric_page, record_page
 from .peer_socket import PeerSocket
 from .watch import WatchSocket
 
@@ -73,7 +75,7 @@ class OneSession(ApiHandler):
 
     @allows("owner")
     async def delete(self, session: str) -> None:
-        await self.manager.delete(session, str(self.caller))
+        await self.manager.delete(session)
         self.answer({"deleted": session})
 
 
@@ -86,12 +88,13 @@ class Invites(ApiHandler):
 
     @allows("owner")
     async def get(self, session: str) -> None:
-        self.answer({"invites": [invite_view(invite) for invite in await self.manager.invites_of(session)]})
+        invites = await self.manager.in_record(session, Database.invites)
+        self.answer({"invites": [invite_view(invite) for invite in invites]})
 
     @allows("owner")
     async def post(self, session: str) -> None:
         body = self.body_as(NewInvite)
-        invite, secret = await self.manager.invite(session, body.role, body.seconds, body.capacity, body.label)
+        invite, secret = await self.manager.invites.make(session, body.role, body.seconds, body.capacity, body.label)
         server = self._invite_base(self.request.protocol, self.request.host)
         self.answer({**invite_view(invite), "link": Invite(server, session, secret).link}, 201)
 
@@ -99,7 +102,7 @@ class Invites(ApiHandler):
 class OneInvite(ApiHandler):
     @allows("owner")
     async def delete(self, session: str, number: str) -> None:
-        await self.manager.revoke(session, int(number))
+        await self.manager.invites.revoke(session, int(number))
         self.answer({"revoked": int(number)})
 
 
@@ -141,17 +144,17 @@ class Checkpoints(ApiHandler):
 
     @allows("owner", "instructor", "peer", "viewer")
     async def get(self, session: str) -> None:
-        self.answer({"checkpoints": await self.manager.checkpoints(session)})
+        self.answer({"checkpoints": await self.manager.archive.checkpoints(session)})
 
     @allows("owner", "instructor")
     async def post(self, session: str) -> None:
-        self.answer(await self.manager.checkpoint(session, self.body_as(NewCheckpoint).name), 201)
+        self.answer(await self.manager.archive.write_checkpoint(session, self.body_as(NewCheckpoint).name), 201)
 
 
 class OneCheckpoint(ApiHandler):
     @allows("owner", "instructor")
     async def delete(self, session: str, number: str) -> None:
-        await self.manager.delete_checkpoint(session, int(number))
+        await self.manager.archive.delete_checkpoint(session, int(number))
         self.answer({"deleted": int(number)})
 
 
@@ -161,7 +164,7 @@ class Metrics(ApiHandler):
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
         after, limit = self.number("after", -1, -1, 1 << 62), self.number("limit", 10_000, 1, 10_000)
-        rows, following = await self.manager.metrics(session, after, limit)
+        rows, following = await self.manager.in_record(session, metric_page, after, limit)
         fields = ("version", "member", "name", "mean", "count")
         self.answer({"metrics": [{field: getattr(row, field) for field in fields} for row in rows], "next": following})
 
@@ -171,8 +174,8 @@ class Records(ApiHandler):
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
-        limit = self.number("limit", 100, 1, 1000)
-        records = await self.manager.records(session, self.number("after", 0, 0, 1 << 62), limit)
+        after, limit = self.number("after", 0, 0, 1 << 62), self.number("limit", 100, 1, 1000)
+        records = await self.manager.in_record(session, record_page, after, limit)
         self.answer({"records": records, "next": records[-1].round if len(records) == limit else None})
 
 
@@ -181,8 +184,8 @@ class Events(ApiHandler):
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
-        limit = self.number("limit", 100, 1, 1000)
-        events = await self.manager.events(session, self.number("after", 0, 0, 1 << 62), limit)
+        after, limit = self.number("after", 0, 0, 1 << 62), self.number("limit", 100, 1, 1000)
+        events = await self.manager.in_record(session, Database.events, after, limit)
         self.answer({"events": events, "next": events[-1].number if len(events) == limit else None})
 
 
@@ -191,7 +194,7 @@ class Peers(ApiHandler):
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
-        members = [msgspec.to_builtins(member) for member in await self.manager.members(session)]
+        members = [msgspec.to_builtins(member) for member in await self.manager.in_record(session, Database.members)]
         for member in members:
             del member["token_hash"]
         status = (await self.manager.describe(session))["status"]

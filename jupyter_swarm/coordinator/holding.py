@@ -199,7 +199,7 @@ class Holding:
             if isinstance(answer, BaseException):
                 raise answer
             if isinstance(answer, m.StateSent) and answer.version != version:
-                session.disconnect(attached.id, f"it is at version {answer.version} instead of {version}")
+                session.reception.disconnect(attached.id, f"it is at version {answer.version} instead of {version}")
                 raise LinkError(f"Holder {attached.id} was at version {answer.version} instead of {version}.")
         collected, self._collected = self._collected, {}
         return version, step, collected | state
@@ -217,7 +217,9 @@ class Holding:
                 except LinkError as error:
                     session.note("warning", error.what)
                 except SwarmError as error:
-                    session.pause(f"the server, which could not hand over the shards: {error.what} {error.why}")
+                    session.steering.pause(
+                        f"the server, which could not hand over the shards: {error.what} {error.why}"
+                    )
                     while session.state.paused and effect.number == session.state.placing:
                         await asyncio.sleep(0.1)
 
@@ -264,7 +266,7 @@ class Holding:
         try:
             return await asyncio.wait_for(answer, ANSWER_SECONDS)
         except asyncio.TimeoutError:
-            self.session.disconnect(attached.id, "it did not answer in time")
+            self.session.reception.disconnect(attached.id, "it did not answer in time")
             raise LinkError(f"Holder {attached.id} did not answer in {ANSWER_SECONDS:.0f} s.") from None
         finally:
             del self._answers[key]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..decisions.events import Said
 from ..protocol import messages as m
-from ..protocol.errors import StoreError
+from ..protocol.errors import LinkError, StoreError
 from ..store.atomic import Buffer
 from .members import Attached
 from .numbers import Pin
@@ -147,21 +147,19 @@ class Joining:
         if attached.restarts < SNAPSHOTS:
             self.resync(attached, "the class went on faster than your link could follow")
             return
-        reason = "its link is too slow for this model"
-        attached.connection.send(
-            m.Refused(
+        attached.connection.refuse(
+            LinkError(
                 "Your link is too slow to follow this class.",
                 "The parameters changed faster than they could be sent to you.",
                 "Use a faster link, or ask the instructor for a recipe with fewer bytes.",
             )
         )
-        attached.connection.close(reason)
-        self.session.detach(attached.connection, reason)
+        self.session.reception.detach(attached, "its link is too slow for this model")
 
     def resync(self, attached: Attached, reason: str) -> None:
         """The peer is to fetch a snapshot; until it has, it gets no work and no packets."""
         self.stop(attached)
-        self.session.rejoin(attached)
+        self.session.reception.rejoin(attached)
         attached.connection.send(m.Resync(self.session.generation, reason))
 
     # --- whether all views are the same

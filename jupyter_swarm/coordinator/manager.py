@@ -7,9 +7,7 @@ is not loaded before, since most of them never open one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
-import itertools
 import logging
 import re
 import secrets
@@ -18,37 +16,27 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
 from ..protocol.errors import LayoutError, SessionError, SettingError, SwarmError
-from ..protocol.invites import Role, new_secret
 from ..protocol.layout import LAYOUT_VERSION, Layout
 from ..protocol.manifest import check_export_names
-from ..protocol.records import RoundRecord
 from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, check_spec
 from ..store.database import Database
-from ..store.rows import Event, Member, Metric, SessionState, StoredCheckpoint, StoredInvite, StoredSession
-from .invites import InviteBook
+from ..store.rows import StoredSession
+from .archive import Archive
+from .inviting import Invites
 from .refusals import SessionEnded, SessionNotReady, UnknownSession
-from .storage import Storage, spec_blobs
+from .storage import Storage
 
 if TYPE_CHECKING:
     from .session import SessionRuntime
     from .steering import StrategyChanged
 
 _P = ParamSpec("_P")
-
-_LONGEST_INVITE = 366 * 86400.0
-_MOST = 10**6
-_LAST_CHECKPOINT_SECONDS = 60.0
-_STORED_STATES: dict[str, SessionState] = {
-    "waiting": "running",
-    "training": "running",
-    "paused": "paused",
-    "finished": "finished",
-}
+_T = TypeVar("_T")
 
 
 class ManagerOptions(msgspec.Struct, frozen=True):
@@ -68,7 +56,8 @@ class SessionManager:
         self, options: ManagerOptions, log: logging.Logger | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self.options = options
-        self.invites = InviteBook(clock)
+        self.invites = Invites(self, clock)
+        self.archive = Archive(self)
         self._clock = clock
         self._log = log or logging.getLogger(__name__)
         self._runtimes: dict[str, SessionRuntime] = {}
@@ -76,7 +65,6 @@ class SessionManager:
         self._problems: dict[str, SwarmError] = {}
         self._storage: Storage | None = None
         self._opening = asyncio.Lock()
-        self._saving: set[asyncio.Task[None]] = set()
         self._known = asyncio.Event()
 
     # --- the server's life
@@ -97,7 +85,7 @@ class SessionManager:
         finally:
             self._known.set()
         if self._resuming:
-            storage = await self._open_storage()
+            storage = await self.storage()
             for session in unfinished:
                 await self._resume(storage, session)
 
@@ -106,20 +94,19 @@ class SessionManager:
         await self._known.wait()
 
     async def _read_stored(self) -> list[StoredSession]:
-        storage = await self._open_storage()
+        storage = await self.storage()
         sessions = await storage.run_in_store(storage.database.sessions)
         for session in sessions:
             self.invites.put(await storage.run_in_store(storage.database.invites, session.session))
         return [session for session in sessions if session.state != "finished"]
 
-    async def stop(self, reason: str = "The server stops.") -> None:
+    async def stop(self) -> None:
         """End all connections and close the store. The sessions go on when a server starts with this store again."""
         runtimes, self._runtimes = self._runtimes, {}
-        ends = await asyncio.gather(*(runtime.stop(reason) for runtime in runtimes.values()), return_exceptions=True)
+        ends = await asyncio.gather(*(runtime.stop() for runtime in runtimes.values()), return_exceptions=True)
         for session, end in zip(runtimes, ends, strict=True):
             if isinstance(end, BaseException):
                 self._log.error("Session %s did not stop cleanly: %s", session, end)
-        await asyncio.gather(*self._saving)
         await self._close_storage()
 
     @property
@@ -153,8 +140,8 @@ class SessionManager:
                 "Its digest differs." if layout.version == LAYOUT_VERSION else f"It has format {layout.version}.",
                 "Install the same jupyter_swarm version on both ends and open the session again.",
             )
-        storage = await self._open_storage()
         check_export_names(name for name, _ in spec.export)
+        storage = await self.storage()
         needed = [("recipe", spec.recipe), ("first parameters", spec.initial), ("samples", spec.data)]
         needed += [(f"files of the name {name}", blob) for name, blob in spec.export]
         for what, blob in needed:
@@ -175,7 +162,7 @@ class SessionManager:
         """All sessions, oldest first, as `describe` tells of each."""
         if not self._stored:
             return []
-        storage = await self._open_storage()
+        storage = await self.storage()
         return [self._view(stored) for stored in await storage.run_in_store(storage.database.sessions)]
 
     async def describe(self, session: str) -> dict[str, Any]:
@@ -185,215 +172,84 @@ class SessionManager:
     async def stored(self, session: str) -> StoredSession:
         """The session as it is stored. Raises `UnknownSession`."""
         if self._stored:
-            storage = await self._open_storage()
+            storage = await self.storage()
             for row in await storage.run_in_store(storage.database.sessions):
                 if row.session == session:
                     return row
         raise UnknownSession(session)
 
+    def running(self, session: str) -> SessionRuntime | None:
+        """The session, if it is live on this server, or was when it ended."""
+        return self._runtimes.get(session)
+
     def runtime(self, session: str) -> SessionRuntime:
-        """The live session. Raises `SessionNotReady` while it is being read, else `SessionEnded`."""
+        """The same. Raises `SessionNotReady` while the session is being read, else `SessionEnded`."""
         if session in self._runtimes:
             return self._runtimes[session]
         if session in self._resuming:
             raise SessionNotReady(session)
-        raise self._problems.get(session) or SessionEnded(session)
+        raise (self._problems.get(session) or SessionEnded(session)).with_traceback(None)
 
     async def act(self, session: str, action: str, by: str) -> None:
         """pause, resume or stop, on behalf of `by`."""
         await self.stored(session)
-        runtime = self.runtime(session)
-        {"pause": runtime.pause, "resume": runtime.resume, "stop": runtime.finish}[action](by)
+        steering = self.runtime(session).steering
+        {"pause": steering.pause, "resume": steering.resume, "stop": steering.finish}[action](by)
 
     async def change_settings(self, session: str, changes: Mapping[str, Any], by: str) -> SessionSettings:
-        """Change some settings from the next round on; returns all of them. Raises `SettingError`."""
-        spec = (await self.stored(session)).spec
-        runtime = self.runtime(session)
-        unknown = changes.keys() - set(SessionSettings.__struct_fields__)
-        if unknown:
-            known = ", ".join(SessionSettings.__struct_fields__)
-            raise SettingError(f"There is no setting {sorted(unknown)[0]}.", todo=f"The settings are: {known}.")
-        try:
-            settings = msgspec.convert({**msgspec.to_builtins(spec.settings), **changes}, SessionSettings)
-        except msgspec.ValidationError as error:
-            raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
-        if settings.seed != spec.settings.seed:
-            raise SettingError(
-                "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
-            )
-        check_spec(msgspec.structs.replace(spec, settings=settings))
-        runtime.change_settings(settings, by)
-        storage = await self._open_storage()
-        await storage.run_in_store(storage.database.change_spec, session, settings)
-        return settings
+        """Change some settings from the next round on; returns all of them. Raises `SettingError`, `StoreError`."""
+        await self.stored(session)
+        return await self.runtime(session).steering.change_settings(changes, by)
 
     async def change_strategy(
         self, session: str, rule: RoundRule, by: str, round: int | None = None
     ) -> StrategyChanged:
         """Let `rule` hold from `round` on (None: from the next one). Raises `SettingError`, `StoreError`."""
         await self.stored(session)
-        return await self.runtime(session).change_strategy(rule, by, round)
+        return await self.runtime(session).steering.change_strategy(rule, by, round)
 
-    async def delete(self, session: str, by: str) -> None:
+    async def delete(self, session: str) -> None:
         """End a session and remove all that is stored of it but the blobs that its founder has uploaded, which another
         session may be about to name: the next start of a server removes what none does."""
         spec = (await self.stored(session)).spec
-        storage = await self._open_storage()
+        if session in self._resuming:
+            raise SessionNotReady(session)
+        storage = await self.storage()
         self.invites.drop_session(session)
+        self._problems.pop(session, None)
         runtime = self._runtimes.pop(session, None)
         if runtime:
-            await runtime.stop(f"The session was deleted by {by}.")
-        await self._forget(storage, spec, storage.database.delete_session, session)
+            await runtime.stop()
+        await storage.run_in_store(storage.forget, spec, lambda: storage.database.delete_session(session))
         await asyncio.to_thread(storage.remove_folder, session)
 
-    # --- checkpoints
-
-    async def checkpoints(self, session: str) -> list[dict[str, Any]]:
-        """All checkpoints of a session, oldest first, each with its manifest (None, and the problem, if that cannot be
-        read). Of a session that has just finished, with the last one."""
-        await self.stored(session)
-        runtime = self._runtimes.get(session)
-        if runtime is not None and runtime.status().state == "finished":
-            await asyncio.wait({runtime.checkpoints.ended}, timeout=_LAST_CHECKPOINT_SECONDS)
-        storage = await self._open_storage()
-        return await storage.run_in_store(
-            lambda: [_checkpoint_view(storage, row) for row in storage.database.checkpoints(session)]
-        )
-
-    async def checkpoint(self, session: str, name: str) -> dict[str, Any]:
-        """Write a checkpoint of the version that stands now; returns when it is durable. Raises `StoreError`."""
-        await self.stored(session)
-        if len(name) > 200 or not (name.isprintable() and name == name.strip()):
-            raise SettingError(
-                "This cannot be the name of a checkpoint.", todo="Choose up to 200 printable characters."
-            )
-        row = await self.runtime(session).checkpoints.take(name)
-        storage = await self._open_storage()
-        return await storage.run_in_store(_checkpoint_view, storage, row)
-
-    async def delete_checkpoint(self, session: str, number: int) -> None:
-        """Remove a checkpoint, and its files unless another one shares them."""
-        spec = (await self.stored(session)).spec
-        if not any(one["number"] == number for one in await self.checkpoints(session)):
-            raise SessionError(f"The session has no checkpoint {number}.", todo="List its checkpoints.")
-        storage = await self._open_storage()
-        runtime = self._runtimes.get(session)
-        async with runtime.checkpoints.lock if runtime else contextlib.nullcontext():
-            await self._forget(storage, spec, storage.database.delete_checkpoint, session, number)
-
-    async def names_blob(self, session: str, sha256: str) -> bool:
-        """Whether the session, or a checkpoint of it, names this blob."""
-        spec = (await self.stored(session)).spec
-        storage = await self._open_storage()
-        return sha256 in await storage.run_in_store(storage.blobs_of, session, spec)
-
-    async def _forget(
-        self, storage: Storage, spec: SessionSpec, forget: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
-    ) -> None:
-        """Delete rows, and then the blobs of the session's checkpoints that nothing names any more."""
-
-        def run() -> None:
-            named = storage.blobs_of(spec.session, spec) - spec_blobs(spec)
-            forget(*args, **kwargs)
-            storage.remove_unnamed(named)
-
-        await storage.run_in_store(run)
-
-    # --- invites
-
-    async def invite(
-        self, session: str, role: Role, seconds: float = 0.0, capacity: int = 0, label: str = ""
-    ) -> tuple[StoredInvite, str]:
-        """Make an invite; returns it with its secret, which nobody can get again. Zeros mean the server's defaults."""
-        await self.stored(session)
-        seconds = seconds or self.options.invite_seconds
-        capacity = capacity or self.options.invite_capacity
-        if not 0 < seconds <= _LONGEST_INVITE:
-            raise SettingError("An invite is good for some time, at most a year.", todo="Choose other hours.")
-        if not 0 < capacity <= _MOST:
-            raise SettingError(f"An invite for {capacity} people.", todo=f"Choose a capacity from 1 to {_MOST}.")
-        secret = new_secret()
-        storage = await self._open_storage()
-        invite = await storage.run_in_store(
-            storage.database.add_invite, session, role, secret, label[:200], self._clock() + seconds, capacity
-        )
-        self.invites.put([invite])
-        return invite, secret
-
-    async def invites_of(self, session: str) -> list[StoredInvite]:
-        """All invites of a session, also those that are over."""
-        await self.stored(session)
-        storage = await self._open_storage()
-        return await storage.run_in_store(storage.database.invites, session)
-
-    async def revoke(self, session: str, number: int) -> None:
-        """Let nobody in by this invite any more, and close the connections made with it."""
-        if not any(invite.number == number for invite in await self.invites_of(session)):
-            raise SessionError(f"The session has no invite {number}.", todo="List its invites.")
-        storage = await self._open_storage()
-        await storage.run_in_store(storage.database.revoke_invite, session, number, self._clock())
-        changed = [invite for invite in await self.invites_of(session) if invite.number == number]
-        self.invites.put(changed)
-        self.invites.disconnect(changed[0], "This invite was revoked.")
-
-    async def admit(self, session: str, secret: str, token: str) -> None:
-        """Count one more use of an invite, unless `token` shows that its bearer is a member already.
-
-        Raises `InviteError` if the invite has been used up.
-        """
-        storage = await self._open_storage()
-
-        def count() -> list[StoredInvite]:
-            if token and storage.database.find_member(session, token):
-                return []
-            return [storage.database.use_invite(session, secret, self._clock())]
-
-        self.invites.put(await storage.run_in_store(count))
-
-    # --- what was recorded
-
-    async def records(self, session: str, after: int, limit: int) -> list[RoundRecord]:
-        """At most `limit` records of rounds after `after`."""
-        await self.stored(session)
-        storage = await self._open_storage()
-        return await storage.run_in_store(
-            lambda: list(itertools.islice(storage.database.rounds(session, after), limit))
-        )
-
-    async def metrics(self, session: str, after: int, limit: int) -> tuple[list[Metric], int | None]:
-        """The metrics of versions after `after`, whole versions in about `limit` rows, and the last of these versions
-        if more may follow."""
-        await self.stored(session)
-        storage = await self._open_storage()
-        return await storage.run_in_store(_whole_versions, storage.database, session, after, limit)
-
-    async def events(self, session: str, after: int, limit: int) -> list[Event]:
-        """At most `limit` events whose number is above `after`."""
-        await self.stored(session)
-        storage = await self._open_storage()
-        return await storage.run_in_store(storage.database.events, session, after, limit)
-
-    async def members(self, session: str) -> list[Member]:
-        """Everybody who has ever been in the session."""
-        await self.stored(session)
-        storage = await self._open_storage()
-        return await storage.run_in_store(storage.database.members, session)
+    # --- what is stored
 
     async def storage(self) -> Storage:
-        """The open store, made if it is missing."""
-        return await self._open_storage()
+        """The open store, made if it is missing. Raises `StoreError`."""
+        async with self._opening:
+            if self._storage is None:
+                self._storage = await Storage.open(self.options.storage)
+            return self._storage
+
+    async def in_record(
+        self,
+        session: str,
+        function: Callable[Concatenate[Database, str, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """What `function(database, session, …)` finds in the record of a session, or does to it. Raises
+        `UnknownSession`, `StoreError`."""
+        await self.stored(session)
+        storage = await self.storage()
+        return await storage.run_in_store(function, storage.database, session, *args, **kwargs)
 
     # --- inside
 
     @property
     def _stored(self) -> bool:
         return self._storage is not None or (self.options.storage / "swarm.sqlite").exists()
-
-    async def _open_storage(self) -> Storage:
-        async with self._opening:
-            if self._storage is None:
-                self._storage = await Storage.open(self.options.storage)
-            return self._storage
 
     async def _close_storage(self) -> None:
         async with self._opening:
@@ -415,7 +271,7 @@ class SessionManager:
             layout = await storage.run_in_store(storage.database.layout, stored.session)
             runtime = await self._run(storage, stored.spec, layout)
             if stored.state == "paused":
-                runtime.pause("whoever paused it before the server stopped")
+                runtime.steering.pause("whoever paused it before the server stopped")
             self._log.info("Session %s goes on.", stored.session)
         except Exception as error:
             self._log.exception("Session %s cannot go on.", stored.session)
@@ -430,57 +286,13 @@ class SessionManager:
         module = await asyncio.to_thread(importlib.import_module, f"{__package__}.session")  # loads torch
         generation = await storage.run_in_store(storage.database.raise_generation, spec.session)
         runtime: SessionRuntime = module.SessionRuntime(spec, layout, storage, generation)
-        await runtime.start()
+        try:
+            await runtime.start()
+        except BaseException:
+            await runtime.stop()
+            raise
         self._runtimes[spec.session] = runtime
-        runtime.add_viewer(self._keeper(storage, runtime))
         return runtime
-
-    def _keeper(self, storage: Storage, runtime: SessionRuntime) -> Callable[[dict[str, Any]], None]:
-        """A viewer of a session that writes down what a restarted server must go on with, when that changes.
-
-        That it has finished is written down once its last checkpoint is there: a server that dies before makes it.
-        """
-        session = runtime.spec.session
-        kept: SessionState = "running"
-
-        def see(message: dict[str, Any]) -> None:
-            nonlocal kept
-            state = _STORED_STATES.get(message.get("state", "")) if message["type"] == "status" else None
-            if state and state != kept:
-                kept = state
-                task = asyncio.get_running_loop().create_task(save(state))
-                self._saving.add(task)
-                task.add_done_callback(self._saving.discard)
-
-        async def save(state: SessionState) -> None:
-            try:
-                if state == "finished" and not await runtime.checkpoints.ended:
-                    return
-                await storage.run_in_store(storage.database.save_state, session, state, self._clock())
-            except SwarmError as error:
-                self._log.error("That session %s is %s could not be written down.\n%s", session, state, error)
-
-        return see
-
-
-def _whole_versions(database: Database, session: str, after: int, limit: int) -> tuple[list[Metric], int | None]:
-    while len(rows := database.metrics(session, after, limit + 1)) > limit:
-        whole = [row for row in rows if row.version < rows[-1].version]
-        if whole:
-            return whole, whole[-1].version
-        limit *= 2  # a version of so many members
-    return rows, None
-
-
-def _checkpoint_view(storage: Storage, row: StoredCheckpoint) -> dict[str, Any]:
-    try:
-        manifest, problem = msgspec.to_builtins(storage.manifest(row.manifest)), ""
-    except SwarmError as error:
-        manifest, problem = None, str(error)
-    return {
-        "number": row.number, "name": row.name, "version": row.version, "created": row.created, "sha256": row.manifest,
-        "manifest": manifest, "problem": problem,
-    }  # fmt: skip
 
 
 def session_id(name: str) -> str:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from typing import Literal
+from typing import Literal, TypeVar
+
+import msgspec
 
 from ..protocol.errors import LayoutError, ProtocolError, RecipeError, SessionError, VersionMismatch
 from ..protocol.invites import hash_secret, new_secret
-from ..protocol.messages import PROTOCOL_VERSION, Hello, Progress
+from ..protocol.messages import PROTOCOL_VERSION, Hello, Message, Progress
 from ..protocol.rules import SessionSpec
 from ..store.rows import Member
-from .sockets import Connection
+from .connection import Connection
+
+_TEXT = 1000
+"""So many characters of a text that a member sends are shown and kept."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_M = TypeVar("_M", bound=Message)
 
 Feed = Literal["none", "catching up", "live"]
 """none: gets no packets; catching up: gets those of past rounds from the journal; live: gets packets as they come."""
@@ -82,9 +90,13 @@ class Members:
         """The connected holders, without the server's own."""
         return [attached for attached in self.connected.values() if attached.member.role == "holder"]
 
-    def by_connection(self, connection: Connection) -> Attached | None:
-        """The member on this connection, if it has said hello there."""
-        return next((attached for attached in self.connected.values() if attached.connection is connection), None)
+
+def readable(message: _M) -> _M:
+    """A member's message with texts that can be shown: names, devices and reasons get into logs, onto terminals and
+    onto everybody's screens, so they are of bounded length and have no control characters."""
+    texts = {name: text for name in message.__struct_fields__ if isinstance(text := getattr(message, name), str)}
+    cleaned = {name: _CONTROL.sub(" ", text[:_TEXT]) for name, text in texts.items()}
+    return message if cleaned == texts else msgspec.structs.replace(message, **cleaned)
 
 
 def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:

@@ -1,7 +1,8 @@
 """The numbers of one session on the server: its own holder, the view that joiners get, the state on disk.
 
 All methods run in one thread that is not the event loop's (`SessionRuntime` sees to it), because they move whole
-models. What they compute is handed back through their results or through the functions given to them.
+models; but `packets`, `pin_frames` and `take_state`, which touch nothing that the others change. What they compute is
+handed back through their results or through the functions given to them.
 """
 
 from __future__ import annotations

@@ -103,11 +103,9 @@ class Recorder:
         ]
         await self.storage.run_in_store(self.storage.database.add_metrics, metrics)
 
-    def note(self, unix_time: float, generation: int, round: int, level: Level, text: str, member: str) -> Event:
+    def note(self, unix_time: float, generation: int, round: int, level: Level, text: str, member: str) -> None:
         """Keep a line of the session's log; it is written with the next round, or by `flush`."""
-        event = Event(self.session, unix_time, generation, round, level, member, text)
-        self._events.append(event)
-        return event
+        self._events.append(Event(self.session, unix_time, generation, round, level, member, text))
 
     async def flush(self) -> None:
         """Write the lines that no round has taken along. Raises `StoreError`, keeping them."""

@@ -123,7 +123,7 @@ def token_file(storage: Path) -> Path:
     """
     path, fresh = storage / TOKEN_FILE, storage / f"{TOKEN_FILE}.new"
     try:
-        storage.mkdir(parents=True, exist_ok=True)
+        storage.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Never a file without a token in it: with an empty one Jupyter lets everybody in.
         if not path.exists() or not path.read_text(encoding="ascii").strip():
             fresh.unlink(missing_ok=True)

@@ -20,42 +20,30 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..decisions.effects import Disconnect, Effect, Note, Place, Tell, TellPeers, WriteRecord
-from ..decisions.events import (
-    AnyEvent,
-    Change,
-    ChangeStrategy,
-    Finish,
-    MemberJoined,
-    MemberLost,
-    Pause,
-    PausePeer,
-    Resume,
-    Said,
-    Tick,
-)
+from ..decisions.events import AnyEvent, MemberJoined, Tick
 from ..decisions.explain import explain
 from ..decisions.reducer import handle
-from ..decisions.state import new_state
+from ..decisions.state import State, new_state
 from ..link.memory import keep_buffers
 from ..protocol import failpoints
 from ..protocol import messages as m
-from ..protocol.errors import StoreError, SwarmError
-from ..protocol.frames import Kind, read_header, session_tag
+from ..protocol.errors import LinkError, StoreError, SwarmError
+from ..protocol.frames import session_tag
 from ..protocol.layout import Layout
-from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, StrategyChange
-from ..shards.outgoing import contribution_bytes
-from ..store.atomic import Buffer
+from ..protocol.records import RoundRecord
+from ..protocol.rules import SessionSpec
 from ..store.rows import Level
 from .checkpoints import Checkpoints
 from .delivery import Delivery
 from .holding import OWN, Holding
 from .joining import Joining
-from .members import Attached, Members, check_hello
+from .keeping import StateKeeper
+from .members import Members
 from .numbers import Numbers
+from .reception import Reception
 from .recording import Recorder
-from .sockets import Connection
 from .status import SessionStatus, status_of
-from .steering import StrategyChanged, change_strategy
+from .steering import Steering
 from .storage import Storage
 from .traffic import Traffic
 
@@ -77,17 +65,16 @@ class SessionRuntime:
         self.recorder = Recorder(spec.session, store, self.numbers.journal)
         self.members = Members(spec.session, [])
         self.traffic = Traffic(spec.session)
-        self.state = new_state(
-            spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(layout.trained_shards), generation,
-            changes=spec.changes,
-        )  # fmt: skip
-        self._contribution_bytes = (0, 0)
+        self.state = self._state_after(None)
         self.metrics: dict[str, float] = {}
         self.last_activity = datetime.now(timezone.utc)
+        self.reception = Reception(self)
+        self.steering = Steering(self)
         self.delivery = Delivery(self)
         self.holding = Holding(self)
         self.joining = Joining(self)
         self.checkpoints = Checkpoints(self)
+        self.keeping = StateKeeper(self)
         self._viewers: list[Callable[[dict[str, Any]], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._effects: deque[Effect] = deque()
@@ -107,28 +94,32 @@ class SessionRuntime:
         self.members = Members(session, await self.store.run_in_store(database.members, session))
         initial = await asyncio.to_thread(self.store.blobs.read, self.spec.initial) if not last else None
         lost = await self.in_thread(self.numbers.restore, last, initial)
-        self.state = new_state(
-            session, self.spec.rule, self.spec.settings, self.spec.samples, self.spec.held_out,
-            len(self.layout.trained_shards), self.generation, record, self.spec.changes,
-        )  # fmt: skip
+        self.state = self._state_after(record)
         if self.generation > 1:
             self.note("info", f"The server goes on from version {last}{lost and '; '}{lost}.")
         self.handle(MemberJoined(OWN, "holder"))
         self.spawn(self._tick())
 
-    async def stop(self, reason: str) -> None:
+    def _state_after(self, record: RoundRecord | None) -> State:
+        spec = self.spec
+        return new_state(
+            spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(self.layout.trained_shards),
+            self.generation, record, spec.changes,
+        )  # fmt: skip
+
+    async def stop(self) -> None:
         """Close all connections and let go of everything; the session can be taken up again later."""
         self._stopped = True
         self.checkpoints.stop()
-        for attached in list(self.members.connected.values()):
-            attached.connection.send(m.Refused("The server stops.", reason, "It is tried again by itself.", retry=True))
-            attached.connection.close(reason)
+        for attached in self.members.connected.values():
+            attached.connection.refuse(LinkError("The server stops.", todo="It is tried again by itself."), retry=True)
         late = self.traffic.of_last(self.members)
         self.members.connected.clear()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.keeping.end(self.status_message().state)
         with contextlib.suppress(StoreError):
             await self.recorder.flush()
             await self.store.run_in_store(self.store.database.add_metrics, late)
@@ -155,7 +146,7 @@ class SessionRuntime:
             return
         self.log.error("Something went wrong in session %s.", self.spec.session, exc_info=error)
         if not self.state.paused:
-            self.pause(f"the server after an error in it ({type(error).__name__}: {error}); see its log")
+            self.steering.pause(f"the server after an error in it ({type(error).__name__}: {error}); see its log")
 
     def attempt(self, function: Callable[..., Any], *args: Any) -> None:
         """Call `function` where nobody would hear of its errors."""
@@ -176,159 +167,26 @@ class SessionRuntime:
         while True:
             await asyncio.sleep(1.0)
             self.attempt(self._second)
-            with contextlib.suppress(StoreError):
+            try:
                 await self.recorder.flush()
+            except StoreError:
+                pass  # what was to be written is kept for the next time
+            except Exception as error:
+                self.failed(error)
 
     def _second(self) -> None:
         self.handle(Tick())
-        self._publish_status()
+        self.publish_status()
         self.joining.release_pins()
         if self.members.peers():
             self.last_activity = datetime.now(timezone.utc)
 
-    # --- members
-
-    def attach(self, connection: Connection, hello: m.Hello, role: str) -> None:
-        """Let a member in. Raises `SwarmError` with the reason if it cannot be."""
-        check_hello(hello, role, self.spec_now(), len(self.members.peers()))
-        member, token, new = self.members.identify(hello)
-        older = self.members.connected.get(member.member)
-        if older is not None:
-            older.connection.send(
-                m.Refused("You have joined from another place.", "The same identity said hello again.")
-            )
-            self.detach(older.connection, "it connected again")
-            older.connection.close("joined from another place")
-        attached = Attached(member, connection, hello)
-        self.members.connected[member.member] = attached
-        self.last_activity = datetime.now(timezone.utc)
-        if new:
-            self.spawn(self.store.run_in_store(self.store.database.add_member, member))
-        spec = self.spec_now()
-        if member.role == "holder":
-            connection.send(m.HolderWelcome(member.member, token, self.generation, spec, self.layout))
-        else:
-            connection.send(
-                m.Welcome(
-                    member.member, member.name, token, self.generation, self.state.version, spec, self.layout,
-                    self.state.samples_done,
-                )
-            )  # fmt: skip
-        self.handle(self._joined(attached))
-        connection.send(self.status_message())
-
-    def detach(self, connection: Connection, reason: str) -> None:
-        """A connection is gone."""
-        attached = self.members.by_connection(connection)
-        if attached is None:
-            return
-        del self.members.connected[attached.id]
-        self.traffic.ended(attached)
-        self.joining.stop(attached)
-        self.holding.lost(attached.id)
-        self.handle(MemberLost(attached.id, reason))
-        database = self.store.database
-        self.spawn(self.store.run_in_store(database.saw_members, self.spec.session, [attached.id], self.now()))
-        if self.state.phase == "finished":
-            self.spawn(self.store.run_in_store(database.add_metrics, self.traffic.of_last(self.members)))
-
-    def rejoin(self, attached: Attached) -> None:
-        """A peer whose view is not right begins again on the same connection."""
-        self.handle(self._joined(attached))
-
-    def _joined(self, attached: Attached) -> MemberJoined:
-        member, hello = attached.member, attached.hello
-        return MemberJoined(member.member, hello.role, member.name, hello.device, hello.own_samples)
-
-    def _bytes_of_contribution(self) -> int:
-        """Of the round under way, whichever round it was made for."""
-        round = self.state.round.number
-        if self._contribution_bytes[0] != round:
-            self._contribution_bytes = round, contribution_bytes(self.layout, self.state.rule, round)
-        return self._contribution_bytes[1]
-
-    async def received(self, connection: Connection, message: m.FromMember) -> None:
-        """A member said something. Raises `SwarmError` for what cannot be answered."""
-        attached = self.members.by_connection(connection)
-        if attached is None:
-            return
-        generation = getattr(message, "generation", self.generation)
-        if generation != self.generation:
-            return
-        match message:
-            case m.WantSnapshot() | m.Synced():
-                self.joining.asked(attached, message)
-            case m.ViewDigest():
-                self.joining.reported(attached, message)
-            case m.Progress():
-                attached.progress = message
-            case m.Adopted() | m.StateSent():
-                self.holding.answered(attached, message)
-            case m.Goodbye():
-                self.detach(connection, message.reason or "left")
-            case m.Announce():
-                # Its share of the byte budget is what the layout says, not what it claims.
-                self.handle(Said(attached.id, msgspec.structs.replace(message, bytes=self._bytes_of_contribution())))
-            case _:
-                self.handle(Said(attached.id, message))
-
-    async def received_frame(self, connection: Connection, frame: Buffer) -> None:
-        """A member sent numbers. Raises `SwarmError` for a frame that cannot be meant for this session."""
-        attached = self.members.by_connection(connection)
-        if attached is None:
-            return
-        header = read_header(frame)
-        if header.kind == Kind.ECHO:
-            await connection.echo(frame)
-        elif (header.session, header.generation) != (self.tag, self.generation):
-            return
-        elif header.kind == Kind.CONTRIBUTION and attached.member.role == "peer":
-            await self.holding.stage(attached, header, frame)
-        elif header.kind == Kind.PACKET and attached.member.role == "holder":
-            self.delivery.packet(frame)
-        elif header.kind == Kind.STATE and attached.member.role == "holder":
-            self.holding.state_frame(frame)
-
-    # --- steering
-
-    def pause(self, by: str) -> None:
-        """Stop handing out work."""
-        self.handle(Pause(by))
-        self._publish_status()
-
-    def resume(self, by: str) -> None:
-        """Go on."""
-        self.handle(Resume(by))
-        self._publish_status()
-
-    def pause_peer(self, member: str, by: str, resume: bool = False) -> None:
-        """Stop, or go on, handing work to one peer."""
-        self.handle(PausePeer(member, by, resume))
-
-    def finish(self, by: str) -> None:
-        """End the session after the round under way."""
-        self.handle(Finish(by))
-        self._publish_status()
-
-    def change_settings(self, settings: SessionSettings, by: str) -> None:
-        """New settings (checked by the caller) from the next round on."""
-        self.handle(Change(settings, by))
-
-    async def change_strategy(self, rule: RoundRule, by: str, round: int | None) -> StrategyChanged:
-        """Another rule from `round` on, or from the next one; see `steering`."""
-        return await change_strategy(self, rule, by, round)
-
-    def use_changes(self, changes: tuple[StrategyChange, ...], by: str) -> None:
-        """Other rules (checked and stored by the caller) for the rounds after the one under way."""
-        self.numbers.spec = msgspec.structs.replace(self.numbers.spec, changes=changes)
-        self.handle(ChangeStrategy(changes, by))
+    # --- watching
 
     def spec_now(self) -> SessionSpec:
         """The specification with the settings and the rules to come as they are now."""
         settings = self.state.next_settings or self.state.settings
         return msgspec.structs.replace(self.spec, settings=settings, changes=self.state.changes)
-
-    # --- watching
 
     def status(self) -> SessionStatus:
         """What the session is doing, for people and programs."""
@@ -349,8 +207,10 @@ class SessionRuntime:
         for viewer in list(self._viewers):
             viewer({"type": kind, **facts})
 
-    def _publish_status(self) -> None:
+    def publish_status(self) -> None:
+        """Tell peers whose reason is another one, those who watch, and the disk."""
         message = self.status_message()
+        self.keeping.see(message.state)
         for attached in self.members.peers():
             paused = self.state.peers[attached.id].paused if attached.id in self.state.peers else ""
             own = msgspec.structs.replace(message, state="paused", reason=f"paused: {paused}") if paused else message
@@ -398,7 +258,7 @@ class SessionRuntime:
             case WriteRecord():
                 self.delivery.write(effect.record)
             case Disconnect():
-                self.disconnect(effect.member, effect.reason)
+                self.reception.disconnect(effect.member, effect.reason)
             case Note():
                 self.note(effect.level, effect.text, effect.member)
 
@@ -425,14 +285,6 @@ class SessionRuntime:
         for attached in self.members.peers():
             if attached.feed == "live" or not isinstance(message, m.Commit | m.Abort):
                 attached.connection.send(message, in_order=effect.in_order)
-
-    def disconnect(self, member: str, reason: str) -> None:
-        """Send a member away; it may come back."""
-        attached = self.members.connected.get(member)
-        if attached is not None:
-            attached.connection.send(m.Refused("The server closed the connection.", reason, retry=True))
-            attached.connection.close(reason)
-            self.detach(attached.connection, reason)
 
     def _committed(self, commit: m.Commit) -> None:
         self.delivery.committed()

@@ -1,13 +1,20 @@
-"""Another strategy for a running session, from a later round on."""
+"""What people want of a running session: to pause, go on, end, and to go on by other settings or another strategy.
+
+Settings and strategies are stored before they hold: a restart replays each round with the rule that it was made by, and
+what the disk refuses changes nothing. `by` says in words who wants it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..decisions.events import Change, ChangeStrategy, Finish, Pause, Resume
 from ..protocol.errors import SettingError
-from ..protocol.rules import RoundRule, StrategyChange, check_rule
+from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, StrategyChange, check_rule, check_spec
 from ..shards.carried import check_streams
 from .refusals import SessionEnded
 
@@ -24,35 +31,90 @@ class StrategyChanged(msgspec.Struct, frozen=True):
     dropped: tuple[StrategyChange, ...]
 
 
-async def change_strategy(session: SessionRuntime, rule: RoundRule, by: str, round: int | None) -> StrategyChanged:
-    """Let `rule` hold from `round` on, or from the next one. Raises `SettingError`, `SessionEnded`, `StoreError`.
+class Steering:
+    """All of it for one session. Changes are made one after the other: each begins from what the one before left."""
 
-    It is stored before it holds: a restart replays each round with the rule that it was made by. A round that begins
-    meanwhile keeps the rule it began with.
-    """
-    spec = session.spec_now()
-    under_way = session.state.round.number
-    if round is not None and round <= under_way:
+    def __init__(self, session: SessionRuntime) -> None:
+        self.session = session
+        self._changing = asyncio.Lock()
+
+    def pause(self, by: str) -> None:
+        """Stop handing out work."""
+        self.session.handle(Pause(by))
+        self.session.publish_status()
+
+    def resume(self, by: str) -> None:
+        """Go on."""
+        self.session.handle(Resume(by))
+        self.session.publish_status()
+
+    def finish(self, by: str) -> None:
+        """End the session after the round under way."""
+        self.session.handle(Finish(by))
+        self.session.publish_status()
+
+    async def change_settings(self, changes: Mapping[str, Any], by: str) -> SessionSettings:
+        """Other settings, by name, from the next round on; returns all of them. Raises `SettingError`, `SessionEnded`,
+        `StoreError`."""
+        session, store = self.session, self.session.store
+        async with self._changing:
+            self._check_running()
+            spec = session.spec_now()
+            settings = changed_settings(spec, changes)
+            await store.run_in_store(store.database.change_spec, spec.session, settings)
+            session.handle(Change(settings, by))
+        return settings
+
+    async def change_strategy(self, rule: RoundRule, by: str, round: int | None) -> StrategyChanged:
+        """Let `rule` hold from `round` on, or from the next one. Raises `SettingError`, `SessionEnded`, `StoreError`.
+
+        A round that begins while the change is stored keeps the rule it began with.
+        """
+        session, store = self.session, self.session.store
+        async with self._changing:
+            spec = session.spec_now()
+            under_way = session.state.round.number
+            if round is not None and round <= under_way:
+                raise SettingError(
+                    f"The strategy cannot change in round {round}.",
+                    f"Round {under_way} is under way.",
+                    f"Choose a round from {under_way + 1} on.",
+                )
+            check_rule(rule, spec.settings, spec.samples)
+            check_streams(rule)
+            old, first = spec.changes, 0
+            while first <= session.state.round.number:
+                self._check_running()
+                first = max(round or 0, session.state.round.number + 1)
+                kept = tuple(change for change in old if change.round < first)
+                changes = (*kept, StrategyChange(first, rule))
+                await store.run_in_store(store.database.change_spec, spec.session, None, changes)
+            session.numbers.spec = msgspec.structs.replace(session.numbers.spec, changes=changes)
+            session.handle(ChangeStrategy(changes, by))
+        dropped = old[len(kept) :]
+        if dropped:
+            gone = ", ".join(f"{change.rule.strategy} from round {change.round} on" for change in dropped)
+            session.note("info", f"That replaces what was to come: {gone}.")
+        return StrategyChanged(first, changes, dropped)
+
+    def _check_running(self) -> None:
+        if self.session.state.phase in ("finishing", "finished"):
+            raise SessionEnded(self.session.spec.session)
+
+
+def changed_settings(spec: SessionSpec, changes: Mapping[str, Any]) -> SessionSettings:
+    """The settings of a session with some changed. Raises `SettingError` for what is unknown or out of its range."""
+    unknown = changes.keys() - set(SessionSettings.__struct_fields__)
+    if unknown:
+        known = ", ".join(SessionSettings.__struct_fields__)
+        raise SettingError(f"There is no setting {sorted(unknown)[0]}.", todo=f"The settings are: {known}.")
+    try:
+        settings = msgspec.convert({**msgspec.to_builtins(spec.settings), **changes}, SessionSettings)
+    except msgspec.ValidationError as error:
+        raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
+    if settings.seed != spec.settings.seed:
         raise SettingError(
-            f"The strategy cannot change in round {round}.",
-            f"Round {under_way} is under way.",
-            f"Choose a round from {under_way + 1} on.",
+            "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
         )
-    check_rule(rule, spec.settings, spec.samples)
-    check_streams(rule)
-    while True:
-        if session.state.phase in ("finishing", "finished"):
-            raise SessionEnded(spec.session)
-        old = session.state.changes
-        first = max(round or 0, session.state.round.number + 1)
-        kept = tuple(change for change in old if change.round < first)
-        changes = (*kept, StrategyChange(first, rule))
-        await session.store.run_in_store(session.store.database.change_spec, spec.session, None, changes)
-        if session.state.round.number < first:
-            break
-    dropped = old[len(kept) :]
-    session.use_changes(changes, by)
-    if dropped:
-        gone = ", ".join(f"{change.rule.strategy} from round {change.round} on" for change in dropped)
-        session.note("info", f"That replaces what was to come: {gone}.")
-    return StrategyChanged(first, changes, dropped)
+    check_spec(msgspec.structs.replace(spec, settings=settings))
+    return settings

@@ -9,22 +9,23 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from ..protocol.errors import CheckpointError, StoreError
+import msgspec
+
+from ..protocol.errors import CheckpointError, StoreError, SwarmError
 from ..protocol.manifest import Manifest, read_manifest
 from ..protocol.rules import SessionSpec
 from ..store.blobs import Blobs
 from ..store.database import Database
 from ..store.paths import StoreRoot
+from ..store.rows import StoredCheckpoint
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _LOCK_SECONDS = 1.0
 """How long another server is waited for; it holds the lock as long as it runs, so not in the hope that it ends."""
-
-
 _UNNAMED_SECONDS = 86400.0
 """So long a blob that no session names may wait for the session that it was uploaded for."""
 
@@ -83,22 +84,54 @@ class Storage:
             self._manifests[sha256] = read_manifest(self.blobs.read(sha256))
         return self._manifests[sha256]
 
-    def blobs_of(self, session: str, spec: SessionSpec) -> set[str]:
-        """All blobs that a session names: its own, and those of its checkpoints."""
-        named = spec_blobs(spec)
-        for checkpoint in self.database.checkpoints(session):
-            named |= {checkpoint.manifest, *(entry.sha256 for entry in self.manifest(checkpoint.manifest).files)}
-        return named
+    def describe_checkpoint(self, row: StoredCheckpoint) -> dict[str, Any]:
+        """A checkpoint with its manifest (None, and the problem, if that cannot be read)."""
+        try:
+            manifest, problem = msgspec.to_builtins(self.manifest(row.manifest)), ""
+        except SwarmError as error:
+            manifest, problem = None, str(error)
+        return {
+            "number": row.number, "name": row.name, "version": row.version, "created": row.created,
+            "sha256": row.manifest, "manifest": manifest, "problem": problem,
+        }  # fmt: skip
 
-    def remove_unnamed(self, blobs: set[str]) -> None:
-        """Remove those of `blobs` that no session names."""
-        for stored in self.database.sessions():
-            blobs = blobs - self.blobs_of(stored.session, stored.spec)
-        for sha256 in blobs:
-            self.blobs.remove(sha256)
+    def names_blob(self, spec: SessionSpec, sha256: str) -> bool:
+        """Whether a session, or a checkpoint of it whose manifest can be read, names this blob."""
+        if sha256 in spec_blobs(spec):
+            return True
+        for row in self.database.checkpoints(spec.session):
+            with contextlib.suppress(StoreError, CheckpointError):
+                if sha256 in self._blobs_of(row):
+                    return True
+        return False
+
+    def forget(self, spec: SessionSpec, delete_rows: Callable[[], None]) -> None:
+        """Delete rows of a session, and then the blobs of its checkpoints that no session names any more. What cannot
+        be told now, because a manifest cannot be read, is left for `sweep`."""
+        try:
+            named = self._all_blobs_of(spec) - spec_blobs(spec)
+        except (StoreError, CheckpointError):
+            named = set()
+        delete_rows()
+        with contextlib.suppress(StoreError, CheckpointError):
+            self._remove_unnamed(named)
 
     def sweep(self, before: float) -> None:
         """Remove what was stored before that time and no session names: uploads for a session that was never opened,
         what a deleted one has left, checkpoints that a server died over. Nothing, if a manifest cannot be read."""
         with contextlib.suppress(StoreError, CheckpointError):
-            self.remove_unnamed(self.blobs.untouched(before))
+            self._remove_unnamed(self.blobs.untouched(before))
+
+    def _remove_unnamed(self, blobs: set[str]) -> None:
+        """Remove those of `blobs` that no session names. None, if a manifest cannot be read: it may name them."""
+        for stored in self.database.sessions():
+            blobs = blobs - self._all_blobs_of(stored.spec)
+        for sha256 in blobs:
+            self.blobs.remove(sha256)
+
+    def _all_blobs_of(self, spec: SessionSpec) -> set[str]:
+        """All blobs that a session names: its own, and those of its checkpoints."""
+        return spec_blobs(spec).union(*(self._blobs_of(row) for row in self.database.checkpoints(spec.session)))
+
+    def _blobs_of(self, row: StoredCheckpoint) -> set[str]:
+        return {row.manifest, *(entry.sha256 for entry in self.manifest(row.manifest).files)}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from traitlets.config import Config
+
+from tests.link.loopback import Server, serving
 
 from .server import Swarm
 
@@ -39,3 +42,11 @@ def swarm(
     swarm = Swarm(jp_serverapp, http_server_client, jp_http_port)
     yield swarm
     jp_asyncio_loop.run_until_complete(swarm.close())
+
+
+@pytest.fixture
+def server(caplog: pytest.LogCaptureFixture) -> Iterator[Server]:
+    """Whatever a member does, the server's log stays free of errors."""
+    with caplog.at_level(logging.WARNING), serving() as one:
+        yield one
+    assert caplog.records == []

@@ -113,7 +113,7 @@ class TestStopping:
         runtime = swarm.manager.runtime(session)
         ended = asyncio.Event()
 
-        async def hang(reason: str) -> None:
+        async def hang() -> None:
             try:
                 await asyncio.Event().wait()
             finally:
@@ -123,7 +123,7 @@ class TestStopping:
         monkeypatch.setattr(runtime, "stop", hang)
         await swarm.extension.stop_extension()
         assert ended.is_set()
-        await stop("the test is over")
+        await stop()
 
 
 def test_every_setting_is_documented() -> None:

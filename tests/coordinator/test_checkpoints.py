@@ -21,9 +21,9 @@ from jupyter_swarm.coordinator.session import SessionRuntime
 from jupyter_swarm.decisions.events import Finish
 from jupyter_swarm.protocol.errors import CheckpointError, SessionError, StoreError
 from jupyter_swarm.protocol.manifest import Manifest, read_manifest
-from jupyter_swarm.protocol.messages import Commit
 from jupyter_swarm.store.rows import Metric
 
+from .scripted import ScriptedPeer
 from .server import INITIAL, LAYOUT, Swarm, managed, open_session, sha256, spec_of
 
 CONFIG = b'{"architectures": ["Nothing"]}'
@@ -133,9 +133,9 @@ async def test_every_so_many_rounds_one_is_due(tmp_path: Path) -> None:
         await settle(runtime)
         for version in range(1, 11):
             runtime.numbers.version = version
-            runtime._committed(Commit(1, version, 1, 8, 1, 0.5, 0.1, 0))
+            runtime.checkpoints.committed(version)
             await settle(runtime)
-        rows = await manager.checkpoints(session)
+        rows = await manager.archive.checkpoints(session)
         assert [(row["version"], row["name"]) for row in rows] == [(5, "round-5"), (10, "round-10")]
         told = [message for message in seen if message["type"] == "checkpoint"]
         assert [(message["version"], message["manifest"]) for message in told] == [
@@ -152,37 +152,38 @@ async def test_the_last_version_is_kept_once_with_what_was_measured_of_it(tmp_pa
         metrics = [Metric(session, 2, "", "held_out_loss", 9.0, 3), Metric(session, 3, "", "loss", 8.0, 4)]
         metrics.append(Metric(session, 3, "peer-1", "bytes_up", 80.0, 4))
         await storage.run_in_store(storage.database.add_metrics, metrics)
-        taken = await manager.checkpoint(session, "mine")
+        taken = await manager.archive.write_checkpoint(session, "mine")
         assert taken["manifest"]["metrics"] == {"held_out_loss": 3.0, "loss": 2.0}
         await storage.run_in_store(storage.database.add_metrics, [Metric(session, 3, "", "held_out_loss", 2.5, 2)])
         runtime.handle(Finish("the test"))
         assert await runtime.checkpoints.ended
-        rows = await manager.checkpoints(session)
+        rows = await manager.archive.checkpoints(session)
         assert [row["name"] for row in rows] == ["mine", "final"]
         assert rows[1]["manifest"]["metrics"] == {"held_out_loss": 1.25, "loss": 2.0}
         assert rows[1]["manifest"]["files"] == rows[0]["manifest"]["files"]
         runtime.checkpoints.finished()
         await settle(runtime)
-        assert len(await manager.checkpoints(session)) == 2, "nothing new, nothing written"
+        assert len(await manager.archive.checkpoints(session)) == 2, "nothing new, nothing written"
         while (await manager.describe(session))["state"] != "finished":
-            runtime._publish_status()
+            runtime.publish_status()
             await asyncio.sleep(0.01)
 
 
 async def test_a_session_that_made_no_round_leaves_none(tmp_path: Path) -> None:
     async with managed(tmp_path / "swarm") as manager:
         session = await open_session(manager)
-        manager.runtime(session).finish("the test")
+        manager.runtime(session).steering.finish("the test")
         assert await manager.runtime(session).checkpoints.ended
-        assert await manager.checkpoints(session) == []
+        assert await manager.archive.checkpoints(session) == []
+
+
+def full(*_: Any) -> Any:
+    raise StoreError("The server's disk is full.")
 
 
 async def test_a_disk_that_takes_none_is_told_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> Any:
-        raise StoreError("The server's disk is full.")
-
     async with managed(tmp_path / "swarm") as manager:
         session = await open_session(manager, spec_of(checkpoint_rounds=1))
         runtime = manager.runtime(session)
@@ -190,21 +191,39 @@ async def test_a_disk_that_takes_none_is_told_and_training_goes_on(
         before, seen = await blobs_of(manager), notes(runtime)
         monkeypatch.setattr(module, "store_files", full)
         with pytest.raises(StoreError, match="disk is full"):
-            await manager.checkpoint(session, "")
-        runtime._committed(Commit(1, 1, 1, 8, 1, 0.5, 0.1, 0))
+            await manager.archive.write_checkpoint(session, "")
+        runtime.checkpoints.committed(1)
         await settle(runtime)
         assert [(one["level"], "disk is full" in one["text"]) for one in seen] == [("error", True)]
         assert runtime.status().state == "waiting"
-        assert (await manager.checkpoints(session), await blobs_of(manager)) == ([], before)
-        runtime.state.version = 1
-        runtime.finish("the test")
-        assert await runtime.checkpoints.ended, "the session ends all the same"
+        assert (await manager.archive.checkpoints(session), await blobs_of(manager)) == ([], before)
+
+
+async def test_a_last_version_that_the_disk_refuses_is_written_by_the_next_server(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await swarm.open_session(rounds=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "store_files", full)
+        peer = await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"))
+        await peer.train(2)
+        peer.socket.close()
+        assert not await swarm.manager.runtime(session).checkpoints.ended
+        assert await swarm.manager.archive.checkpoints(session) == []
+    await swarm.manager.stop()
+    await swarm.manager.start()
+    assert await swarm.manager.runtime(session).checkpoints.ended
+    (row,) = await swarm.manager.archive.checkpoints(session)
+    assert (row["name"], row["version"]) == ("final", 2)
+    await swarm.manager.stop()
+    await swarm.manager.start()
+    assert swarm.manager.live == []
 
 
 async def test_a_session_has_not_finished_before_its_last_checkpoint_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server stops while it writes: the next one takes the session up again, and writes."""
+    """The server stops while it writes: the next one takes the session up again."""
 
     def endless(files: object, blobs: object, stopped: Callable[[], bool]) -> None:
         while not stopped():
@@ -217,18 +236,18 @@ async def test_a_session_has_not_finished_before_its_last_checkpoint_is_there(
         await settle(runtime)
         monkeypatch.setattr(module, "store_files", endless)
         runtime.state.version = runtime.numbers.version = 3
-        runtime.finish("the test")
+        runtime.steering.finish("the test")
         assert runtime.status().state == "finished"
     async with managed(tmp_path / "swarm") as manager:
         assert (await manager.describe(session))["state"] == "running"
-        assert await manager.checkpoints(session) == []
+        assert await manager.archive.checkpoints(session) == []
 
 
 async def test_what_a_server_died_over_is_swept_and_what_is_named_stays(tmp_path: Path) -> None:
     folder = tmp_path / "swarm"
     async with managed(folder) as manager:
         session = await export_session(manager)
-        await manager.checkpoint(session, "kept")
+        await manager.archive.write_checkpoint(session, "kept")
         named = await blobs_of(manager)
         blobs = (await manager.storage()).blobs
         lost, fresh = blobs.put(b"a checkpoint's file whose row was never written"), blobs.put(b"just uploaded")
@@ -237,21 +256,25 @@ async def test_what_a_server_died_over_is_swept_and_what_is_named_stays(tmp_path
             os.utime(blobs.folder / sha, (long_ago, long_ago))
     async with managed(folder) as manager:
         assert await blobs_of(manager) == named | {fresh}
-        (row,) = await manager.checkpoints(session)
+        (row,) = await manager.archive.checkpoints(session)
         assert row["name"] == "kept"
 
 
-async def test_a_damaged_manifest_is_listed_with_its_problem_and_nothing_is_swept(tmp_path: Path) -> None:
+async def test_a_damaged_manifest_is_listed_with_its_problem_and_stands_in_nobodys_way(tmp_path: Path) -> None:
     folder = tmp_path / "swarm"
     async with managed(folder) as manager:
         session = await open_session(manager)
-        made = await manager.checkpoint(session, "")
+        made = await manager.archive.write_checkpoint(session, "")
         before = await blobs_of(manager)
         for sha in before:
             os.utime(folder / "blobs" / sha, (1.0, 1.0))
         (folder / "blobs" / made["sha256"]).write_bytes(b"{}")
     async with managed(folder) as manager:
-        (row,) = await manager.checkpoints(session)
+        (row,) = await manager.archive.checkpoints(session)
         assert row["manifest"] is None
         assert "damaged" in row["problem"]
         assert await blobs_of(manager) == before
+        assert await manager.archive.names_blob(session, sha256(INITIAL)), "peers can join all the same"
+        assert (await manager.archive.write_checkpoint(session, ""))["problem"] == ""
+        await manager.archive.delete_checkpoint(session, 1)
+        assert [row["number"] for row in await manager.archive.checkpoints(session)] == [2]

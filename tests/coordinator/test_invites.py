@@ -82,10 +82,10 @@ def test_the_limiter_takes_no_more_memory_when_many_addresses_attack() -> None:
 async def test_an_invite_lets_in_as_many_as_it_says_and_members_again(tmp_path: Path) -> None:
     async with managed(tmp_path / "swarm") as manager:
         session = await open_session(manager)
-        _, secret = await manager.invite(session, "peer", capacity=1)
-        await manager.admit(session, secret, token="")
+        _, secret = await manager.invites.make(session, "peer", capacity=1)
+        await manager.invites.admit(session, secret, token="")
         with pytest.raises(InviteError, match="full"):
-            await manager.admit(session, secret, token="unknown")
+            await manager.invites.admit(session, secret, token="unknown")
 
 
 @pytest.mark.parametrize("wrong", [{"seconds": -1.0}, {"seconds": 1e9}, {"capacity": -1}, {"capacity": 10**7}])
@@ -93,7 +93,7 @@ async def test_an_invite_has_sane_limits(tmp_path: Path, wrong: dict[str, Any]) 
     async with managed(tmp_path / "swarm") as manager:
         session = await open_session(manager, spec_of())
         with pytest.raises(SettingError):
-            await manager.invite(session, "peer", **wrong)
+            await manager.invites.make(session, "peer", **wrong)
 
 
 async def test_the_link_is_given_once_and_works(swarm: Swarm) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from jupyter_swarm.coordinator.manager import session_id
+from jupyter_swarm.coordinator.pages import record_page
 from jupyter_swarm.coordinator.refusals import SessionEnded, UnknownSession
 from jupyter_swarm.protocol.errors import LayoutError, SessionError, SettingError, StoreError
 from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
@@ -93,7 +94,7 @@ async def test_settings_that_make_no_sense_are_refused(tmp_path: Path, changes: 
 async def test_a_session_goes_on_after_a_restart(tmp_path: Path) -> None:
     async with managed(tmp_path / "swarm") as manager:
         running, paused = await open_session(manager), await open_session(manager)
-        invite, secret = await manager.invite(running, "peer")
+        invite, secret = await manager.invites.make(running, "peer")
         await manager.act(paused, "pause", "owner")
     async with managed(tmp_path / "swarm") as manager:
         assert sorted(manager.live) == sorted([running, paused])
@@ -115,7 +116,7 @@ async def test_a_session_that_ended_stays_on_record_and_does_not_come_back(tmp_p
         assert (view["state"], view["status"]) == ("finished", None)
         with pytest.raises(SessionEnded):
             await manager.act(session, "pause", "owner")
-        assert await manager.records(session, 0, 10) == []
+        assert await manager.in_record(session, record_page, 0, 10) == []
 
 
 async def test_a_session_that_cannot_go_on_says_why_and_the_others_do(tmp_path: Path) -> None:
@@ -137,12 +138,12 @@ async def test_deleting_removes_everything_but_blobs(tmp_path: Path) -> None:
         session = await open_session(manager)
         storage = await manager.storage()
         folder = storage.folder(session)
-        await manager.delete(session, "owner")
+        await manager.delete(session)
         assert not folder.exists()
         assert storage.blobs.exists(spec_of().recipe)
         assert await manager.sessions() == []
         with pytest.raises(UnknownSession):
-            await manager.delete(session, "owner")
+            await manager.delete(session)
 
 
 async def test_two_servers_do_not_run_the_same_sessions(tmp_path: Path) -> None:

@@ -133,18 +133,6 @@ def echo(session: str, count: int = 1) -> bytes:
     return bytes(frame)
 
 
-async def test_frames_follow_the_messages_before_them(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame that is sent right behind Hello has waited until its sender was let in."""
-    monkeypatch.setattr(peer_socket, "ECHO_BYTES", 0)  # only members are answered
-    session = await swarm.open_session()
-    socket = await dial(swarm, session, await swarm.member(session, "peer"))
-    await say(socket, HELLO)
-    await socket.write_message(echo(session), binary=True)
-    while not isinstance(answer := await socket.read_message(), bytes):
-        pass
-    assert answer == echo(session)
-
-
 async def test_an_invite_is_enough_to_measure_the_link_within_bounds(
     swarm: Swarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +163,18 @@ async def test_numbers_of_somebody_who_has_not_joined_are_not_looked_at(swarm: S
     while not isinstance(refused := await hear(socket), Refused):
         pass
     assert "too short" in refused.what
+
+
+async def test_what_a_member_says_of_itself_moves_no_cursor_and_fills_no_screen(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    welcome = await greeted(
+        swarm, session, await swarm.member(session, "peer"), name="\x1b[2J\nann\x00", device="cpu\r" + "x" * 100_000
+    )
+    assert isinstance(welcome, Welcome)
+    assert welcome.name == "[2J ann"
+    (seen,) = swarm.manager.runtime(session).status().peers
+    assert seen.device.startswith("cpu xxx")
+    assert len(seen.device) <= 1000
 
 
 async def test_own_samples_are_told_or_refused(swarm: Swarm) -> None:

@@ -43,7 +43,7 @@ async def test_an_error_in_background_work_pauses_the_session_with_the_reason(tm
         runtime.spawn(breaks())
         await until(lambda: runtime.status().state == "paused")
         assert "an error in it (RuntimeError: a wheel came off)" in reason(runtime)
-        runtime.resume("ann")
+        runtime.steering.resume("ann")
         assert runtime.status().state == "waiting"
 
 
@@ -77,7 +77,7 @@ async def test_an_error_in_the_decisions_pauses_the_session_and_time_goes_on(
         runtime.handle(Tick())
         assert "KeyError: 'nobody'" in reason(runtime)
         monkeypatch.setattr(session_module, "handle", decide)
-        runtime.resume("ann")
+        runtime.steering.resume("ann")
         runtime.handle(Tick())
         assert runtime.status().state == "waiting"
 
@@ -110,7 +110,7 @@ async def test_shards_that_cannot_be_handed_over_are_handed_over_after_a_resume(
         runtime.handle(MemberJoined("holder-1", "holder"))  # so that the shards are placed anew
         await until(lambda: "The snapshot is damaged. A checksum is wrong." in reason(runtime))
         monkeypatch.setattr(Holder, "adopt", adopt)
-        runtime.resume("ann")
+        runtime.steering.resume("ann")
         await until(lambda: runtime.state.phase == "open")
 
 
@@ -132,7 +132,7 @@ async def test_effects_are_carried_out_in_the_order_of_the_decisions(
             runtime.handle(MemberLost(member, why))
 
         monkeypatch.setattr(session_module, "handle", decide)
-        monkeypatch.setattr(runtime, "disconnect", disconnect)
+        monkeypatch.setattr(runtime.reception, "disconnect", disconnect)
         monkeypatch.setattr(runtime, "note", lambda level, text, member="": done.append(text))
         runtime.handle(Tick())
         assert done == ["first", "second", "third"]

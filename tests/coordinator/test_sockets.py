@@ -1,73 +1,32 @@
-"""`FrameSocket` and `Connection` with members that are slow, silent, or hostile: an independent client, raw sockets."""
+"""`FrameSocket` with members that are silent or hostile: an independent client, raw sockets."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import random
 import socket
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import Any
+import threading
 
 import pytest
 from websockets.frames import Frame, Opcode
-from websockets.sync.client import connect
 
-from jupyter_swarm.coordinator.sockets import Connection
 from jupyter_swarm.link import Timing
 from jupyter_swarm.protocol.errors import SessionError
 from jupyter_swarm.protocol.frames import MAX_FRAME_BYTES
-from jupyter_swarm.protocol.messages import MAX_MESSAGE_BYTES, Status, WantWork, encode
-from tests.link.loopback import PATIENCE, Server, serving
+from jupyter_swarm.protocol.messages import MAX_MESSAGE_BYTES, Heartbeat, Message, WantWork, encode
+from tests.link.loopback import PATIENCE, Echo, Server, serving
+
+from .clients import connection_of, library_client, masked, raw_client
 
 WORK = encode(WantWork(generation=1, version=1))
-STATUS = Status(generation=1, state="training", reason="go")
 
 
-@pytest.fixture
-def server(caplog: pytest.LogCaptureFixture) -> Iterator[Server]:
-    """Whatever a member does, the server's log stays free of errors."""
-    with caplog.at_level(logging.WARNING), serving() as one:
-        yield one
-    assert caplog.records == []
+class Patient(Echo):
+    """Handles a message, too, only once the gate is open."""
 
-
-@contextmanager
-def library_client(server: Server) -> Iterator[Any]:
-    with connect(
-        f"ws://127.0.0.1:{server.port}/", compression=None, max_size=None, ping_interval=None, proxy=None
-    ) as one:
-        yield one
-
-
-@contextmanager
-def raw_client(server: Server, receive_buffer: int = 0) -> Iterator[socket.socket]:
-    """A socket after the handshake; what the server sends waits in the kernel until it is read."""
-    with closing(socket.socket()) as one:
-        if receive_buffer:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        one.settimeout(PATIENCE)
-        one.connect(("127.0.0.1", server.port))
-        one.sendall(
-            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += one.recv(1)
-        assert answer.startswith(b"HTTP/1.1 101 ")
-        yield one
-
-
-def connection_of(server: Server) -> Connection:
-    connection: Connection = server.expect("opened").connection
-    return connection
-
-
-def masked(opcode: Opcode, data: bytes, fin: bool = True) -> bytes:
-    return Frame(opcode, data, fin).serialize(mask=True)
+    async def received(self, message: Message) -> None:
+        await self.server.gate.wait()
+        super().received(message)
 
 
 def rest_of(one: socket.socket) -> bytes:
@@ -159,132 +118,52 @@ def test_errors_of_the_handler_that_are_meant_for_the_member_reach_it(
     assert server.expect("lost") == "The session is full."
 
 
-def test_control_overtakes_the_frames_that_wait(server: Server) -> None:
-    with raw_client(server, receive_buffer=4096) as one:
+@pytest.mark.parametrize("first", [b"held", WORK])
+def test_while_something_is_handled_nothing_more_is_read_and_silence_is_no_loss(first: bytes | str) -> None:
+    with serving(handler=Patient) as server:
+        server.timing = Timing(silence=0.1, heartbeat=0.02)
+        server.call(server.gate.clear)
+        with library_client(server) as one:
+            connection = connection_of(server)
+            one.send(first)
+            while json.loads(one.recv(PATIENCE))["type"] != "heartbeat":
+                pass
+            one.send(b"waits")
+            for _ in range(20):
+                assert json.loads(one.recv(PATIENCE))["type"] == "heartbeat"
+            assert not connection.closing
+            # Six bytes of header and the payload: the second frame has not been looked at.
+            assert connection.bytes_received == 6 + len(first)
+            server.call(server.gate.set)
+            handled = [server.events.get(timeout=PATIENCE) for _ in range(2)]
+            assert [kind for kind, _ in handled] == ["frame" if first == b"held" else "message", "frame"]
+            assert handled[1][1] == b"waits"
+
+
+def test_a_flood_of_messages_leaves_the_event_loop_to_others(server: Server) -> None:
+    with raw_client(server) as one:
         connection = connection_of(server)
-        frames = [bytes([number]) * (1 << 20) for number in range(16)]
-
-        def fill() -> None:
-            for frame in frames:
-                assert connection.send_frame(frame)
-            connection.send(STATUS)
-
-        server.call(fill)
-        received = bytearray()
-        while encode(STATUS).encode() not in received:
-            received += one.recv(1 << 16)
-        assert len(received) < 4 << 20
-
-
-def test_a_member_that_does_not_read_overflows_at_the_limit_once(server: Server) -> None:
-    server.queue_bytes = 8 << 20
-    calls = []
-    with raw_client(server, receive_buffer=4096):
-        connection = connection_of(server)
-        frame = bytes(1 << 20)
-
-        def fill() -> tuple[int, int]:
-            connection.on_overflow = lambda: calls.append(connection.queued_bytes)
-            return sum(connection.send_frame(frame) for _ in range(100)), connection.queued_bytes
-
-        assert server.call(fill) == (8, 8 << 20)
-        assert connection.overflow
-        assert calls == [8 << 20]
-
-        def drop() -> tuple[int, int]:
-            connection.overflow = False
-            return connection.drop_frames(lambda waiting: waiting is frame), connection.queued_bytes
-
-        dropped, left = server.call(drop)
-        assert dropped > 0
-        assert left <= len(frame)
-        assert server.call(connection.send_frame, frame)
-
-
-def test_dropping_leaves_the_others_in_order(server: Server) -> None:
-    with library_client(server) as one:
-        connection = connection_of(server)
-
-        def fill() -> int:
-            for number in range(6):
-                connection.send_frame(bytes([number]))
-            return connection.drop_frames(lambda frame: frame[0] % 2 == 1)
-
-        assert server.call(fill) == 3
-        assert [one.recv(PATIENCE) for _ in range(3)] == [b"\0", b"\2", b"\4"]
-
-
-def test_drain_waits_until_the_member_has_taken_enough(server: Server) -> None:
-    with library_client(server) as one:
-        connection = connection_of(server)
-
-        async def send() -> int:
-            for _ in range(8):
-                connection.send_frame(bytes(1 << 20))
-            await connection.drain(below=2 << 20)
-            return connection.queued_bytes
-
-        future = asyncio.run_coroutine_threadsafe(send(), server._loop)
-        for _ in range(8):
-            one.recv(PATIENCE)
-        assert future.result(PATIENCE) <= 2 << 20
-
-
-def test_closing_gives_the_reason_and_cuts_off_who_does_not_read(server: Server) -> None:
-    server.timing = Timing(farewell=0.2)
-    with raw_client(server, receive_buffer=4096):
-        connection = connection_of(server)
-
-        def fill_and_close() -> None:
-            for _ in range(16):
-                connection.send_frame(bytes(1 << 20))
-            connection.close("The server stops.")
-            assert not connection.send(STATUS)
-            assert not connection.send_frame(b"x")
-
-        server.call(fill_and_close)
-        assert server.expect("lost") == "The server stops."
-
-
-def test_messages_that_nobody_takes_end_the_connection(server: Server) -> None:
-    server.timing = Timing(farewell=0.2)
-    with raw_client(server, receive_buffer=4096):
-        connection = connection_of(server)
-        long = Status(generation=1, state="training", reason="x" * (1 << 20))
-        sent = server.call(lambda: sum(connection.send(long) for _ in range(100)))
-        assert 30 <= sent <= 33
-        assert "does not take" in server.expect("lost")
-
-
-def test_a_flood_of_pings_is_answered_with_the_latest(server: Server) -> None:
-    with raw_client(server, receive_buffer=4096) as one:
-        for number in range(2000):
-            one.sendall(masked(Opcode.PING, b"%04d" % number))
-        one.sendall(masked(Opcode.BINARY, b"end"))
-        received = b""
-        while not received.endswith(b"end"):
-            received += one.recv(1 << 16)
-        assert b"1999" in received
-        assert len(received) <= 2000 * 6 + 5
-
-
-def test_while_a_frame_is_handled_nothing_more_is_read_and_silence_is_no_loss(server: Server) -> None:
-    server.timing = Timing(silence=0.1, heartbeat=0.02)
-    server.call(server.gate.clear)
-    with library_client(server) as one:
-        connection = connection_of(server)
-        one.send(b"held")
-        while json.loads(one.recv(PATIENCE))["type"] != "heartbeat":
+        flood = masked(Opcode.TEXT, encode(Heartbeat()).encode()) * 20_000
+        sending = threading.Thread(target=one.sendall, args=(flood,))
+        sending.start()
+        while not (read := server.call(lambda: connection.bytes_received)):
             pass
-        one.send(b"waits")
-        for _ in range(20):
-            assert json.loads(one.recv(PATIENCE))["type"] == "heartbeat"
-        assert not connection.closing
-        # Six bytes of header and the payload: the second frame has not been looked at.
-        assert connection.bytes_received == 6 + 4
-        server.call(server.gate.set)
-        frames = []
-        while len(frames) < 2:
-            got = one.recv(PATIENCE)
-            frames += [got] if isinstance(got, bytes) else []
-        assert frames == [b"held", b"waits"]
+        assert read < len(flood)
+        sending.join()
+
+
+def test_an_error_of_the_server_is_told_without_its_details(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: object, message: Message) -> None:
+        raise RuntimeError("/home/ann/secret")
+
+    monkeypatch.setattr("tests.link.loopback.Echo.received", broken)
+    with library_client(server) as one:
+        one.send(WORK)
+        told = one.recv(PATIENCE)
+    assert json.loads(told)["what"] == "The server failed to handle what you sent."
+    assert "secret" not in told
+    server.expect("lost")
+    assert [record.exc_info[1].args for record in caplog.records if record.exc_info] == [("/home/ann/secret",)]
+    caplog.clear()

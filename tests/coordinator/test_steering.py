@@ -12,11 +12,14 @@ import pytest
 import safetensors.numpy
 import torch
 
+from jupyter_swarm.coordinator.pages import record_page
 from jupyter_swarm.coordinator.session import SessionRuntime
 from jupyter_swarm.peer.holding import HolderMember
 from jupyter_swarm.protocol.errors import StoreError
 from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
+from jupyter_swarm.protocol.records import RoundRecord
 from jupyter_swarm.protocol.rules import SGD, AdamW, Codec, RoundRule, StrategyChange, StreamRule
+from jupyter_swarm.store.database import Database
 from jupyter_swarm.strategies import EveryStep, LocalUpdates
 
 from .scripted import ScriptedPeer, computed
@@ -65,14 +68,18 @@ async def server_view(swarm: Swarm, session: str) -> torch.Tensor:
 
 async def texts(swarm: Swarm, session: str) -> list[str]:
     await runtime(swarm, session).recorder.flush()
-    return [event.text for event in await swarm.manager.events(session, 0, 1000)]
+    return [event.text for event in await swarm.manager.in_record(session, Database.events)]
+
+
+async def records(swarm: Swarm, session: str, after: int = 0, limit: int = 10) -> list[RoundRecord]:
+    return await swarm.manager.in_record(session, record_page, after, limit)
 
 
 async def expected(swarm: Swarm, session: str, start: int, stop: int, parameter: torch.Tensor, *, lr: float) -> None:
     """Let torch's own SGD take the steps of the rounds [start, stop) from what the records say was computed."""
     local = lr == 0.7
     optimizer = torch.optim.SGD([parameter], lr, momentum=0.9, nesterov=local)
-    for record in await swarm.manager.records(session, start - 1, stop - start):
+    for record in await records(swarm, session, start - 1, stop - start):
         (contributor,) = record.contributors
         parameter.grad = sum((computed(*lease, len(parameter)) for lease in contributor.leases), torch.zeros(1))
         if not local:
@@ -84,9 +91,9 @@ async def test_each_round_goes_by_its_rule_and_another_optimizer_begins_anew(swa
     session = await opened(swarm, StrategyChange(4, LOCAL))
     peer = await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"))
     await peer.train(6)
-    records = await swarm.manager.records(session, 0, 10)
-    assert [record.strategy for record in records] == ["EveryStep"] * 3 + ["LocalUpdates"] * 3
-    assert [record.contributors[0].steps for record in records] == [0, 0, 0, 3, 3, 3]
+    done = await records(swarm, session)
+    assert [record.strategy for record in done] == ["EveryStep"] * 3 + ["LocalUpdates"] * 3
+    assert [record.contributors[0].steps for record in done] == [0, 0, 0, 3, 3, 3]
     parameter = torch.nn.Parameter(torch.zeros(4))
     await expected(swarm, session, 1, 4, parameter, lr=0.1)
     await expected(swarm, session, 4, 7, parameter, lr=0.7)
@@ -133,9 +140,7 @@ async def test_a_change_by_hand_holds_from_the_next_round_and_for_those_who_come
     assert [(one["round"], one["rule"]["strategy"]) for one in answer["changes"]] == [(4, "LocalUpdates")]
     assert [one["round"] for one in answer["dropped"]] == [9, 12]
     await peer.train(5)
-    assert [record.strategy for record in await swarm.manager.records(session, 2, 10)] == ["EveryStep"] + [
-        "LocalUpdates"
-    ] * 2
+    assert [record.strategy for record in await records(swarm, session, 2)] == ["EveryStep"] + ["LocalUpdates"] * 2
     assert torch.equal(await server_view(swarm, session), peer.view.sections[Stream.PARAMETERS])
     later = await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"))
     assert later.spec.changes == peer.spec.changes == (StrategyChange(4, COARSE),)
@@ -162,9 +167,26 @@ async def test_a_change_that_the_disk_refuses_changes_nothing(swarm: Swarm, monk
     def refused(*args: Any) -> None:
         raise StoreError("The disk is full.")
 
-    monkeypatch.setattr(swarm.manager._storage.database, "change_spec", refused)
+    monkeypatch.setattr(Database, "change_spec", refused)
     assert "disk is full" in (await change(swarm, session, LOCAL, status=507))["what"]
     assert runtime(swarm, session).state.changes == runtime(swarm, session).numbers.spec.changes == ()
+    answer = await swarm.call("PATCH", f"sessions/{session}/settings", swarm.owner(), b'{"rounds": 7}')
+    assert "disk is full" in swarm.json(answer, 507)["what"]
+    assert runtime(swarm, session).spec_now().settings.rounds == 0
+
+
+async def test_changes_that_two_people_make_at_once_both_hold(swarm: Swarm) -> None:
+    session = await opened(swarm)
+    manager = swarm.manager
+    await asyncio.gather(
+        manager.change_settings(session, {"rounds": 7}, "ann"),
+        manager.change_settings(session, {"learning_rate": 0.5}, "bob"),
+        manager.change_strategy(session, LOCAL, "ann", 5),
+        manager.change_strategy(session, COARSE, "bob", 8),
+    )
+    for spec in (runtime(swarm, session).spec_now(), (await manager.stored(session)).spec):
+        assert (spec.settings.rounds, spec.settings.learning_rate) == (7, 0.5)
+        assert spec.changes == (StrategyChange(5, LOCAL), StrategyChange(8, COARSE))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +195,11 @@ async def test_a_change_that_the_disk_refuses_changes_nothing(swarm: Swarm, monk
         (LOCAL, 1, "Round 1 is under way"),
         (LocalUpdates(steps=0, batch=2).rule(AdamW(0.01)), None, "says no steps"),
         (EveryStep(target_batch=101).rule(SGD(0.1)), None, "only 100 samples"),
-        (msgspec.structs.replace(EVERY, streams=(StreamRule(Stream.COUNTER),)), None, "cannot travel in FP32"),
+        (
+            msgspec.structs.replace(EVERY, streams=(StreamRule(Stream.GRADIENT), StreamRule(Stream.COUNTER))),
+            None,
+            "cannot travel in FP32",
+        ),
     ],
 )
 async def test_a_strategy_that_cannot_be_followed_is_refused(
@@ -189,6 +215,8 @@ async def test_a_session_that_has_ended_changes_no_more(swarm: Swarm) -> None:
     session = await opened(swarm)
     await swarm.manager.act(session, "stop", "owner")
     assert "has ended" in (await change(swarm, session, LOCAL, status=410))["what"]
+    answer = await swarm.call("PATCH", f"sessions/{session}/settings", swarm.owner(), b'{"rounds": 7}')
+    assert "has ended" in swarm.json(answer, 410)["what"]
 
 
 async def test_settings_are_checked_against_all_rules_to_come(swarm: Swarm) -> None:

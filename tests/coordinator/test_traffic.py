@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jupyter_swarm.coordinator.pages import metric_page
 from jupyter_swarm.coordinator.session import SessionRuntime
 from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
 from jupyter_swarm.store.rows import Metric
@@ -110,7 +111,7 @@ async def test_metrics_come_in_pages_of_whole_versions(tmp_path: Path, limit: in
         after: int | None = -1
         count = 0
         while after is not None:
-            page, after = await manager.metrics(session, after, limit)
+            page, after = await manager.in_record(session, metric_page, after, limit)
             assert len(page) <= max(limit, 2 * 5)
             found += page
             count += 1

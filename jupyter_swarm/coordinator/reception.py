@@ -1,0 +1,128 @@
+"""Members come, say something, send numbers and go: what each of these means for a session."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..decisions.events import MemberJoined, MemberLost, Said
+from ..protocol import messages as m
+from ..protocol.errors import LinkError, SessionError
+from ..protocol.frames import Header, Kind
+from ..shards.outgoing import contribution_bytes
+from ..store.atomic import Buffer
+from .connection import Connection
+from .members import Attached, check_hello
+
+if TYPE_CHECKING:
+    from .session import SessionRuntime
+
+
+class Reception:
+    """All of it for one session. Of members that are no longer connected, nothing is taken any more."""
+
+    def __init__(self, session: SessionRuntime) -> None:
+        self.session = session
+        self._contribution_bytes = (0, 0)
+
+    def attach(self, connection: Connection, hello: m.Hello, role: str) -> Attached:
+        """Let a member in. Raises `SwarmError` with the reason if it cannot be."""
+        session, members, store = self.session, self.session.members, self.session.store
+        spec = session.spec_now()
+        check_hello(hello, role, spec, len(members.peers()))
+        member, token, new = members.identify(hello)
+        older = members.connected.get(member.member)
+        if older is not None:
+            older.connection.refuse(
+                SessionError("You have joined from another place.", "The same identity said hello again.")
+            )
+            self.detach(older, "it connected again")
+        attached = members.connected[member.member] = Attached(member, connection, hello)
+        session.last_activity = datetime.now(timezone.utc)
+        if new:
+            session.spawn(store.run_in_store(store.database.add_member, member))
+        if member.role == "holder":
+            connection.send(m.HolderWelcome(member.member, token, session.generation, spec, session.layout))
+        else:
+            connection.send(
+                m.Welcome(
+                    member.member, member.name, token, session.generation, session.state.version, spec, session.layout,
+                    session.state.samples_done,
+                )
+            )  # fmt: skip
+        self.rejoin(attached)
+        connection.send(session.status_message())
+        return attached
+
+    def rejoin(self, attached: Attached) -> None:
+        """A member begins, or begins again on the same connection because its view is not right."""
+        member, hello = attached.member, attached.hello
+        self.session.handle(MemberJoined(member.member, hello.role, member.name, hello.device, hello.own_samples))
+
+    def detach(self, attached: Attached, reason: str) -> None:
+        """A member is gone, or its connection is."""
+        session = self.session
+        if not self._is_here(attached):
+            return
+        del session.members.connected[attached.id]
+        session.traffic.ended(attached)
+        session.joining.stop(attached)
+        session.holding.lost(attached.id)
+        session.handle(MemberLost(attached.id, reason))
+        store, database = session.store, session.store.database
+        session.spawn(store.run_in_store(database.saw_members, session.spec.session, [attached.id], session.now()))
+        if session.state.phase == "finished":
+            session.spawn(store.run_in_store(database.add_metrics, session.traffic.of_last(session.members)))
+
+    def disconnect(self, member: str, reason: str) -> None:
+        """Send a member away; it may come back."""
+        attached = self.session.members.connected.get(member)
+        if attached is not None:
+            attached.connection.refuse(LinkError("The server closed the connection.", reason), retry=True)
+            self.detach(attached, reason)
+
+    def received(self, attached: Attached, message: m.FromMember) -> None:
+        """A member said something. Raises `SwarmError` for what cannot be answered."""
+        session = self.session
+        if not self._is_here(attached) or getattr(message, "generation", session.generation) != session.generation:
+            return
+        match message:
+            case m.WantSnapshot() | m.Synced():
+                session.joining.asked(attached, message)
+            case m.ViewDigest():
+                session.joining.reported(attached, message)
+            case m.Progress():
+                attached.progress = message
+            case m.Adopted() | m.StateSent():
+                session.holding.answered(attached, message)
+            case m.Goodbye():
+                self.detach(attached, message.reason or "left")
+            case m.Announce():
+                # Its share of the byte budget is what the layout says, not what it claims.
+                session.handle(Said(attached.id, msgspec.structs.replace(message, bytes=self._bytes_of_contribution())))
+            case _:
+                session.handle(Said(attached.id, message))
+
+    async def received_frame(self, attached: Attached, header: Header, frame: Buffer) -> None:
+        """A member sent numbers; what is not meant for this session is dropped. Raises `SwarmError`."""
+        session, role = self.session, attached.member.role
+        if not self._is_here(attached) or (header.session, header.generation) != (session.tag, session.generation):
+            return
+        if header.kind == Kind.CONTRIBUTION and role == "peer":
+            await session.holding.stage(attached, header, frame)
+        elif header.kind == Kind.PACKET and role == "holder":
+            session.delivery.packet(frame)
+        elif header.kind == Kind.STATE and role == "holder":
+            session.holding.state_frame(frame)
+
+    def _is_here(self, attached: Attached) -> bool:
+        return self.session.members.connected.get(attached.id) is attached
+
+    def _bytes_of_contribution(self) -> int:
+        """Of the round under way, whichever round it was made for."""
+        session, round = self.session, self.session.state.round.number
+        if self._contribution_bytes[0] != round:
+            self._contribution_bytes = round, contribution_bytes(session.layout, session.state.rule, round)
+        return self._contribution_bytes[1]
