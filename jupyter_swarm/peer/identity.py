@@ -43,7 +43,8 @@ class Identity:
 
     def _take(self, folder: Path, name: str) -> None:
         for slot in range(_SLOTS):
-            lock = FileLock(folder / f"{name}-{slot}.lock", timeout=0)
+            # One thread takes it, another may release it.
+            lock = FileLock(folder / f"{name}-{slot}.lock", timeout=0, thread_local=False)
             try:
                 lock.acquire()
             except Timeout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_a_restarted_kernel_is_the_same_peer_and_a_second_one_another(tmp_path: 
     with hold(tmp_path, "fourth") as after_kill:
         assert token_of(after_kill) == "first"
         after_kill.communicate()
+
+
+def test_what_one_thread_took_another_releases(tmp_path: Path) -> None:
+    identity = Identity("http://a", "s", key="kernel", directory=tmp_path)
+    identity.keep("token")
+    thread = threading.Thread(target=identity.release)
+    thread.start()
+    thread.join()
+    assert Identity("http://a", "s", key="kernel", directory=tmp_path).token == "token"
 
 
 def test_sessions_servers_and_kernels_have_their_own_identities(tmp_path: Path) -> None:
