@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     IterableDataset,
     RandomSampler,
@@ -107,7 +108,8 @@ class Samples:
             return list(threads.map(self._dataset.__getitem__, indices))
 
     def _loaded_by(self, loader: DataLoader[Any]) -> Any:
-        sampler = loader.sampler
+        plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
+        sampler: Any = loader.sampler if plain else loader.batch_sampler
         ours = isinstance(sampler, SequentialSampler) or (
             isinstance(sampler, RandomSampler) and not sampler.replacement
         )
@@ -131,8 +133,8 @@ def _is_map_style(source: Any) -> bool:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor in it on `device`."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+    if hasattr(batch, "to"):  # also packed sequences, and what tokenizers return
+        return batch.to(device)
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

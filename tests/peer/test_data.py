@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import UserDict
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from jupyter_swarm.peer.data import EpochOrder, Samples
+from jupyter_swarm.peer.data import EpochOrder, Samples, to_device
 from jupyter_swarm.peer.published import pack
 from jupyter_swarm.peer.recipe import Data
 from jupyter_swarm.peer.windows import Windows
@@ -113,9 +114,32 @@ class Endless(IterableDataset[int]):
         return 3
 
 
+class Pairs(BatchSampler):
+    """Batches of a kind of its own."""
+
+
 def test_an_order_that_others_do_not_know_is_refused() -> None:
     with pytest.raises(RecipeError, match="WeightedRandomSampler"):
         Samples(DataLoader(Squares(), sampler=WeightedRandomSampler([1.0] * 10, 10)))
+    with pytest.raises(RecipeError, match="Pairs"):
+        Samples(DataLoader(Squares(), batch_sampler=Pairs(range(10), 2, drop_last=False)))
+
+
+class Encoded(UserDict[str, torch.Tensor]):
+    """A batch as tokenizers of transformers return it: a mapping that knows how to move."""
+
+    def to(self, device: torch.device) -> Encoded:
+        return Encoded({name: tensor.to(device) for name, tensor in self.items()})
+
+
+def test_whatever_holds_tensors_comes_to_the_device() -> None:
+    meta = torch.device("meta")
+    one = torch.zeros(2)
+    packed = torch.nn.utils.rnn.pack_sequence([torch.zeros(3), torch.zeros(1)])
+    moved = to_device({"plain": [one, 3], "packed": packed, "encoded": Encoded(text=one)}, meta)
+    assert moved["plain"][0].device == moved["packed"].data.device == moved["encoded"]["text"].device == meta
+    assert moved["plain"][1] == 3
+    assert moved["packed"].batch_sizes.device.type == "cpu", "where torch wants it"
 
 
 def test_nothing_held_out_is_an_empty_part() -> None:
