@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import safetensors
@@ -43,7 +43,7 @@ _UNUSED_SECONDS = 30 * 86400.0
 class _Part(msgspec.Struct, frozen=True):
     """How a part was given: so many tensors, or windows of a length and stride over one."""
 
-    kind: str
+    kind: Literal["tensors", "windows"]
     tensors: int = 1
     length: int = 0
     stride: int = 0
@@ -163,17 +163,19 @@ def _download(client: Client, session: str, sha256: str, path: Path, say: Callab
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            failures = 0
-            while file.tell() < total:
+            tries = 0
+            while file.tell() < total and tries < _TRIES:
+                tries += 1
                 try:
                     with client.blob_pieces(session, sha256, file.tell()) as pieces:
                         for piece in pieces:
                             file.write(piece)
                             if total > _LARGE_BYTES:
                                 say(f"data: {bytes_text(file.tell())} of {bytes_text(total)}")
+                            if file.tell() >= total:
+                                break
                 except LinkError:
-                    failures += 1
-                    if failures == _TRIES:
+                    if tries == _TRIES:
                         raise
         if _hash(Path(temporary)) != sha256:
             raise LinkError("The data that came is not what the session names.", todo="Join again.")

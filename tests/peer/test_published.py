@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -170,6 +171,21 @@ def test_other_bytes_than_the_session_names_are_refused(folder: Path) -> None:
     blob, sha256 = blob_and_hash()
     with pytest.raises(LinkError, match="not what the session names"):
         fetch(Server(blob[:-1] + b"\xff"), "s-1", sha256)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("pieces", [[], itertools.repeat(bytes(100))], ids=["nothing", "without end"])
+def test_a_server_that_does_not_send_what_it_announced_is_not_listened_to_for_ever(
+    folder: Path, pieces: Iterable[bytes]
+) -> None:
+    class Wrong(Server):
+        @contextmanager
+        def blob_pieces(self, session: str, sha256: str, start: int = 0) -> Iterator[Iterator[bytes]]:
+            yield iter(pieces)
+
+    blob, sha256 = blob_and_hash()
+    with pytest.raises(LinkError, match="not what the session names"):
+        fetch(Wrong(blob), "s-1", sha256)
     assert list(folder.iterdir()) == []
 
 
