@@ -12,12 +12,12 @@ import torch
 
 from ..optim.slices import slot_names
 from ..protocol.layout import Layout
-from ..protocol.rules import Codec, RoundRule, Sophia
+from ..protocol.rules import RoundRule, Sophia
 from ..shards.carried import packet_codecs
+from ..shards.codecs import encoded_bytes
 
 _SAMPLE_SECONDS = 0.002
 _CGROUPS = Path("/sys/fs/cgroup")
-_WIDTH = {Codec.FP32: 4, Codec.FP16: 2, Codec.BF16: 2, Codec.INT8: 1, Codec.INT64: 8}
 
 
 class Memory(NamedTuple):
@@ -110,7 +110,7 @@ def peer_bytes(layout: Layout, rule: RoundRule) -> tuple[int, int]:
     else:
         vectors = len(slot_names(rule.inner_optimizer)) if rule.inner_optimizer is not None else 0
     packets = sum(
-        _WIDTH[codec] * (layout.sections[section][1] - layout.sections[section][0])
+        encoded_bytes(codec, layout.sections[section][1] - layout.sections[section][0])
         for section, codec in packet_codecs(rule).items()
     )
     late = parameters if rule.staleness else 0

@@ -50,7 +50,7 @@ def test_vectors_of_a_peer() -> None:
     vector = 4 * 1000
     adam, sophia = AdamW(lr=1e-3), Sophia(lr=1e-3)
     assert peer_bytes(layout, EveryStep(8).rule(adam)) == (vector, 2 * vector)
-    assert peer_bytes(layout, EveryStep(8, down=Codec.INT8).rule(adam)) == (vector, vector + 1000)
+    assert peer_bytes(layout, EveryStep(8, down=Codec.INT8).rule(adam)) == (vector, vector + 1000 + 4 * 4)
     assert peer_bytes(layout, EveryStep(8).rule(sophia)) == (3 * vector, 2 * vector)
     assert peer_bytes(layout, LocalUpdates(5, 8).rule(adam)) == (2 * vector, 3 * vector)
     assert peer_bytes(layout, LocalUpdates(5, 8, staleness=0).rule(adam)) == (2 * vector, 2 * vector)
