@@ -17,7 +17,8 @@ from ..shards.gradients import GradientSum, places_in
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
 from .checkpoints import Checkpoint, export_files, save_checkpoint
-from .compute import Computer, LossSum, prepare
+from .compute import Computer, prepare
+from .forward import LossSum
 from .recipe import Recipe
 from .record import speed_text
 

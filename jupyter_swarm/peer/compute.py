@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 
@@ -18,12 +19,10 @@ from ..shards.layout import layout_of, shared_tensors
 from ..shards.pseudo_gradient import PseudoGradient
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
-from ..strategies.workers import worker
+from ..strategies.workers import Worker, worker
 from .data import EpochOrder, Samples
-from .forward import Cancel, Cancelled, Forward, LeaseFailed, LossSum, OutOfMemory, never
+from .forward import Cancel, Forward, LeaseFailed, LossSum, OutOfMemory, never
 from .recipe import Data, Recipe
-
-__all__ = ["Cancel", "Cancelled", "Computer", "LeaseFailed", "LossSum", "never", "pick_device", "prepare"]
 
 
 def pick_device(name: str = "") -> torch.device:
@@ -58,8 +57,7 @@ class Computer:
     """
 
     data: Data
-
-    worker: GradientSum | PseudoGradient
+    worker: Worker
 
     def __init__(
         self,
@@ -82,8 +80,8 @@ class Computer:
         self.own_samples = len(self._own)
         self._orders = {False: EpochOrder(self.samples[0], seed), True: EpochOrder(self.own_samples, seed)}
         self._forward = Forward(recipe, model, say)
-        self._rule: RoundRule | None = None
-        self.follow(rules_of(recipe.strategy, recipe.optimizer, recipe.predictions)[0], 1)
+        self._rule, self._round = rules_of(recipe.strategy, recipe.optimizer, recipe.predictions)[0], 1
+        self.worker = worker(self._rule, layout, model)
 
     @property
     def micro_batch(self) -> int:
@@ -105,7 +103,7 @@ class Computer:
         It stays, with the inner optimizer's moments, while that optimizer and what contributions are stay the same.
         """
         old, self._rule, self._round = self._rule, rule, round_
-        if old is not None and _work_of(old) == _work_of(rule):
+        if _work_of(old) == _work_of(rule):
             return False
         self.worker = worker(rule, self.layout, self.model)
         return True
@@ -124,7 +122,7 @@ class Computer:
 
         def compute() -> LossSum:
             loss = self._forward.backward(samples, indices, 1.0, cancelled)
-            if any(rule.stream == Stream.HESSIAN for rule in self._must_rule().streams_of(self._round)):
+            if any(rule.stream == Stream.HESSIAN for rule in self._rule.streams_of(self._round)):
                 work.begin_hessian()
                 self._estimate(samples, indices, 1.0, cancelled, start, self._round)
                 work.end_hessian()
@@ -143,7 +141,7 @@ class Computer:
         work = self.worker
         if not isinstance(work, PseudoGradient):
             raise TypeError("a round of samples has no steps")
-        batch = self._must_rule().inner_batch
+        batch = self._rule.inner_batch
         for first in range(start, stop, batch):
             samples, indices = self._indices(first, min(first + batch, stop), own)
             yield self._step(work, samples, indices, first, learning_rate, cancelled)
@@ -161,10 +159,9 @@ class Computer:
         self.model.eval()
         try:
             while True:
-                try:
+                with contextlib.suppress(OutOfMemory):
                     return self._forward.measure(self._held_out, torch.arange(start, stop), cancelled), stop - start
-                except OutOfMemory:
-                    self._forward.shrink()
+                self._forward.shrink()
         finally:
             with torch.no_grad():
                 for tensor, value in kept:
@@ -185,7 +182,7 @@ class Computer:
             if work.hessian_due:
                 work.begin_hessian()
                 self._estimate(samples, indices, 1.0 / len(indices), cancelled, first, first)
-                work.end_hessian(len(indices) * self._must_rule().predictions)
+                work.end_hessian(len(indices) * self._rule.predictions)
             return self._forward.backward(samples, indices, 1.0 / len(indices), cancelled)
 
         return self._whole(work.begin_step, compute, lambda: work.end_step(learning_rate), work.fail_step)
@@ -206,20 +203,21 @@ class Computer:
                 return loss
             except OutOfMemory:
                 fail()
-                self._forward.shrink()
             except Refusal as error:
                 # Whoever raised it has put everything back.
                 if not self._forward.scale_down():
                     raise LeaseFailed(error.what, error.why, error.todo) from None
+                continue
             except BaseException:
                 fail()
                 raise
+            # Only here, where the error is gone, is the memory free that its traceback held.
+            self._forward.shrink()
 
     def _estimate(
         self, samples: Samples, indices: Tensor, weight: float, cancelled: Cancel, position: int, occasion: int
     ) -> None:
-        rule = self._must_rule()
-        sophia = rule.inner_optimizer or rule.optimizer
+        sophia = self._rule.inner_optimizer or self._rule.optimizer
         assert isinstance(sophia, Sophia)
         seeds = _seed_of(self.seed, position), hutchinson_seed(self.seed, occasion)
         self._forward.estimate(samples, indices, weight, cancelled, sophia, seeds, self.worker.parameters)
@@ -234,10 +232,6 @@ class Computer:
             return list(shared.values())
         moving = (Stream.BUFFER, Stream.COUNTER)
         return [shared[spec.name] for spec in self.layout.tensors if spec.stream in moving]
-
-    def _must_rule(self) -> RoundRule:
-        assert self._rule is not None
-        return self._rule
 
 
 def prepare(

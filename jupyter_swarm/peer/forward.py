@@ -19,8 +19,11 @@ from .recipe import Recipe, describe
 
 Cancel = Callable[[], bool]
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+# Of losses in float16, whose gradients would vanish in it: down when they come out infinite, up again after so many
+# passes without. As `torch.amp.GradScaler`, which however skips the step where this computes it again.
 _FIRST_SCALE = 2.0**16
-_LESS_SCALE = 2.0**-4
+_SCALE_STEP = 2.0**4
+_PASSES = 1000
 
 
 class LeaseFailed(SwarmError):
@@ -59,7 +62,9 @@ class Forward:
         self.device = next(model.parameters()).device
         self._recipe = recipe
         self._model = model
-        self._scale = _FIRST_SCALE if recipe.autocast == "float16" else 1.0
+        self._largest_scale = _FIRST_SCALE if recipe.autocast == "float16" else 1.0
+        self._scale = self._largest_scale
+        self._passes = 0
 
     def backward(self, samples: Samples, indices: Tensor, weight: float, cancelled: Cancel = never) -> LossSum:
         """Add the gradient of `weight` times the loss, summed over the samples, to the parameters' `.grad`.
@@ -122,11 +127,10 @@ class Forward:
 
     def scale_down(self) -> bool:
         """Gradients came out infinite: where they are computed in float16, scale them up less; whether that is left."""
-        self._scale = max(1.0, self._scale * _LESS_SCALE) if self._scale > 1.0 else 0.0
-        if self._scale:
-            return True
-        self._scale = _FIRST_SCALE if self._recipe.autocast == "float16" else 1.0
-        return False
+        self._passes = 0
+        left = self._scale > 1.0
+        self._scale = self._scale / _SCALE_STEP if left else self._largest_scale
+        return left
 
     def _derive(
         self,
@@ -137,9 +141,9 @@ class Forward:
         function: Callable[[nn.Module, Any], Tensor],
         derive: Callable[[Tensor], None],
     ) -> LossSum:
-        self._model.train()
         result = LossSum()
         for batch, count in self._batches(samples, indices, cancelled):
+            self._model.train()  # whoever looks at the model meanwhile may have switched to eval()
             with _recipe_code():
                 with self._autocast():
                     loss = self._loss(function, batch)
@@ -150,6 +154,9 @@ class Forward:
             for parameter in self._model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(1.0 / self._scale)
+        self._passes += 1
+        if self._passes >= _PASSES:
+            self._scale, self._passes = min(self._scale * _SCALE_STEP, self._largest_scale), 0
         return result
 
     def _loss(self, function: Callable[[nn.Module, Any], Tensor], batch: Any) -> Tensor:

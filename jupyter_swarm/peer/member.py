@@ -7,139 +7,87 @@ void steps: how far they have come is kept beside the view, and may count one ro
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import msgspec
-from torch import nn
 
 from ..link import Upload
-from ..protocol import failpoints
-from ..protocol.errors import LayoutError, LinkError, RecipeError, Refusal
+from ..protocol import messages as m
+from ..protocol.errors import LayoutError, RecipeError
 from ..protocol.frames import Kind
-from ..protocol.messages import (
-    Abort,
-    Accepted,
-    Announce,
-    Commit,
-    ContributeNow,
-    Control,
-    Dropped,
-    Evaluated,
-    Grant,
-    LeaseDone,
-    LeaseGrant,
-    Message,
-    Resync,
-    Settings,
-    SnapshotOffer,
-    Status,
-    Strategy,
-    Synced,
-    ToMember,
-    ViewDigest,
-    WantSnapshot,
-    WantWork,
-    Welcome,
-)
 from ..protocol.rules import RoundRule
-from ..shards.gradients import GradientSum
 from ..shards.incoming import SnapshotSet
-from ..shards.outgoing import Envelope, FrameWriter, contribution_bytes, contribution_frames
+from ..shards.outgoing import Envelope, FrameWriter, contribution_bytes
 from ..shards.vector import FlatVector
 from .arrivals import Arrivals, SnapshotArrived
-from .compute import Cancelled, Computer, LeaseFailed, LossSum
+from .compute import Computer
+from .contribution import Contribution
+from .forward import Cancelled, LeaseFailed
 from .inbox import Inbox
 from .record import Record
 from .stopwatch import Stopwatch
+from .view import View
+from .work import Work
 
-FAILURES = 3
-"""So many leases that fail in a row pause this peer."""
 _RESYNCS = 3
-_UPLOAD_END_SECONDS = 10.0
 
 
 class Port(Protocol):
     """What a member needs of its link."""
 
-    def send(self, message: Message) -> bool: ...
+    def send(self, message: m.Message) -> bool: ...
 
     def send_frames(self, frames: Iterable[tuple[memoryview, ...]]) -> Upload: ...
 
 
-class _Contribution(NamedTuple):
-    """What was announced and is not decided. base: the version that it was computed from. vector: None if what was
-    computed came out as no numbers, and the announcement said so."""
-
-    key: int
-    vector: FlatVector | None
-    base: int
-
-
-class _Work:
-    """What was computed since the last contribution: leases of one attempt at one round, all from version `base`."""
-
-    def __init__(self, base: int = -1) -> None:
-        self.base = base
-        self.attempt = (0, 0)
-        self.leases: list[int] = []
-        self.loss = LossSum()
-        self.steps = 0
-
-
 class Member:
-    """One peer of one session, from its first `Welcome` on. Raises `LayoutError` if its model is not the session's."""
+    """One peer of one session, from its first `Welcome` on. Raises `LayoutError` if its model is not the session's,
+    `RecipeError` if its data are not."""
 
     def __init__(
         self,
         port: Port,
         record: Record,
         computer: Computer,
-        welcome: Welcome,
+        welcome: m.Welcome,
         inbox: Inbox,
     ) -> None:
         _check(computer, welcome)
         self.layout = welcome.layout
-        self.version = -1
         self.generation = 0
         self.paused = ""
-        self.computer = computer
-        self.view = FlatVector.of(welcome.layout, computer.model)
+        self.view = View(FlatVector.of(welcome.layout, computer.model))
         self.arrivals = Arrivals(welcome.layout, inbox.rule_of, welcome.spec.session, inbox.put)
         self._spec = welcome.spec
-        self._inbox = inbox
         self._port = port
         self._record = record
         self._syncing = True
-        self._offer: SnapshotOffer | None = None
-        self._view_lock = threading.Lock()
-        self._work = _Work()
-        self._fresh = False
-        self._contribution: _Contribution | None = None
-        self._upload: Upload | None = None
-        self._writer = FrameWriter()
-        self._key = 0
-        self._failures = 0
+        self._finished = ""
+        self._offer: m.SnapshotOffer | None = None
         self._resyncs = 0
+        self._work = Work(computer, self.view, inbox)
+        self._contribution: Contribution | None = None
+        self._key = 0
+        self._writer = FrameWriter()
         self._stopwatch = Stopwatch()
         self._handlers: dict[type, Callable[[Any], None]] = {
-            SnapshotOffer: self._offered,
-            LeaseGrant: self._lease,
-            ContributeNow: self._contribute,
-            Grant: self._granted,
-            Accepted: self._accepted,
-            Dropped: self._dropped,
-            Commit: self._commit,
-            Abort: self._abort,
-            Evaluated: self._evaluated,
-            Status: self._status,
-            Settings: self._settings,
-            Strategy: self._strategy,
-            Resync: lambda message: self._resync(message.reason),
+            m.SnapshotOffer: self._offered,
+            m.LeaseGrant: self._lease,
+            m.ContributeNow: self._contribute,
+            m.Grant: self._granted,
+            m.Accepted: self._accepted,
+            m.Dropped: self._dropped,
+            m.Commit: self._commit,
+            m.Abort: self._abort,
+            m.Evaluated: self._evaluated,
+            m.Status: self._status,
+            m.Settings: self._settings,
+            m.Strategy: self._strategy,
+            m.Resync: lambda message: self._resync(message.reason),
         }
 
-    def handle(self, message: ToMember) -> None:
+    def handle(self, message: m.ToMember) -> None:
         """Do what `message` asks for."""
         handler = self._handlers.get(type(message))
         if handler is not None and getattr(message, "generation", 0) == self.generation:
@@ -148,17 +96,18 @@ class Member:
     @property
     def rule(self) -> RoundRule:
         """The rule of the round that comes after the view's version."""
-        return self._spec.rule_of(self.version + 1)
+        return self._spec.rule_of(self.view.version + 1)
 
     # --- catching up
 
-    def welcome(self, welcome: Welcome) -> None:
+    def welcome(self, welcome: m.Welcome) -> None:
         """A connection stands. Leases and contributions of an earlier one have gone back to the coordinator."""
         if welcome.layout.digest != self.layout.digest or welcome.spec.rule != self._spec.rule:
             raise LayoutError("The session on the server is another one now.", todo="Join again.")
         self._spec = welcome.spec
         still_good = welcome.generation == self.generation and not self._syncing
         self.generation = welcome.generation
+        self._finished = ""
         settings = welcome.spec.settings
         self._record.set(
             peer=welcome.peer,
@@ -168,12 +117,12 @@ class Member:
             predictions=welcome.spec.rule.predictions,
         )
         if self.paused:
-            self._port.send(Control("pause"))
+            self._port.send(m.Control("pause"))
         if still_good:
             # The rounds since then are in the server's journal.
             self._forget_work()
             self.arrivals.reset(self.generation)
-            self._synced(self.version)
+            self._synced(self.view.version)
         else:
             self._catch_up()
 
@@ -183,21 +132,20 @@ class Member:
         self._syncing = True
         self._offer = None
         self._record.set(state="syncing", reason="fetching the current parameters")
-        self._port.send(WantSnapshot(self.generation))
+        self._port.send(m.WantSnapshot(self.generation))
 
-    def _offered(self, offer: SnapshotOffer) -> None:
+    def _offered(self, offer: m.SnapshotOffer) -> None:
         if not self._syncing:
             return
         self._offer = offer
-        snapshot = SnapshotSet(self.view, self.arrivals.session, self.generation, offer.number, offer.digests)
+        snapshot = SnapshotSet(self.view.vector, self.arrivals.session, self.generation, offer.number, offer.digests)
         missing = snapshot.missing
         if not missing:
             self._synced(offer.version)
             return
-        # Until the last chunk is in, the view is a mixture.
-        self.version = -1
+        self.view.set_version(-1)
         self.arrivals.expect(snapshot, offer.number)
-        self._port.send(WantSnapshot(self.generation, offer.number, missing))
+        self._port.send(m.WantSnapshot(self.generation, offer.number, missing))
 
     def snapshot_arrived(self, event: SnapshotArrived) -> None:
         """The view is complete, or a chunk of it was bad."""
@@ -211,12 +159,12 @@ class Member:
     def _synced(self, version: int) -> None:
         self._syncing = False
         self._offer = None
-        self.version = version
+        self.view.set_version(version)
         self.arrivals.has(version)
-        self._begin()
-        self._record.set(version=self.version, strategy=self.rule.strategy)
+        self._work.begin(self.rule)
+        self._record.set(version=version, strategy=self.rule.strategy)
         self._idle("")
-        self._port.send(Synced(self.generation, self.version, self.view.digest_all()))
+        self._port.send(m.Synced(self.generation, version, self.view.digest()))
         self._want_work()
 
     def _resync(self, reason: str) -> None:
@@ -230,99 +178,33 @@ class Member:
 
     def _want_work(self) -> None:
         if not self.paused and not self._syncing:
-            self._port.send(WantWork(self.generation, self.version))
+            self._port.send(m.WantWork(self.generation, self.view.version))
 
-    def _lease(self, lease: LeaseGrant) -> None:
-        if lease.round != self.version + 1:
+    def _lease(self, lease: m.LeaseGrant) -> None:
+        if lease.round != self.view.version + 1:
             return
-        compute = self._evaluate if lease.kind == "evaluate" else self._train
+        compute = self._work.evaluate if lease.kind == "evaluate" else self._train
         try:
             with self._stopwatch.computing():
                 done = compute(lease)
         except Cancelled:
             return
         except LeaseFailed as error:
-            done = LeaseDone(self.generation, lease.lease, failed=error.what)
+            done = m.LeaseDone(self.generation, lease.lease, failed=error.what)
             self._record.note(f"A lease failed on this peer: {error}")
-        self._failures = self._failures + 1 if done.failed else 0
         self._port.send(done)
         self._tell_speed()
-        if self._failures >= FAILURES:
-            self.pause(f"its last {FAILURES} leases failed: {done.failed}")
         self._want_work()
 
-    def _idle(self, reason: str) -> None:
-        """Nothing is being computed."""
-        self._record.set(state="paused" if self.paused else "waiting", reason=self.paused or reason)
-
-    def _train(self, lease: LeaseGrant) -> LeaseDone:
-        other_attempt = self._work.leases and self._work.attempt != (lease.round, lease.attempt)
-        if self._contribution is not None or other_attempt:
+    def _train(self, lease: m.LeaseGrant) -> m.LeaseDone:
+        if self._contribution is not None:
             self._forget_work()
-        self._begin()
-        self._work.attempt = (lease.round, lease.attempt)
         self._record.set(state="training", reason="")
-        if self.rule.work == "steps":
-            return self._steps(lease)
-        loss = self.computer.gradient(
-            lease.start, lease.stop, lambda: self._inbox.has("voids gradients"), own=lease.own
-        )
-        self._count(loss, steps=0)
-        self._work.leases.append(lease.lease)
-        return LeaseDone(self.generation, lease.lease)
+        return self._work.train(lease, self.rule, bool(self.paused), self._computed)
 
-    def _steps(self, lease: LeaseGrant) -> LeaseDone:
-        """Make the lease's steps, or those that there is time for. What is computed when a step fails stays."""
-        computed = 0
-        failed = ""
-        steps = self.computer.steps(
-            lease.start, lease.stop, lease.learning_rate, lambda: self._inbox.has("voids steps"), own=lease.own
-        )
-        try:
-            while computed < lease.stop - lease.start and not self.paused and not self._inbox.has("ends steps"):
-                loss = next(steps)
-                self._count(loss, steps=1)
-                computed += loss.samples
-                self._tell_speed()
-        except LeaseFailed as error:
-            failed = error.what
-            self._record.note(f"A step failed on this peer: {error}")
-        except Cancelled:
-            # Steps before this one have changed the model already.
-            self._forget_work()
-            raise
-        if computed:
-            self._work.leases.append(lease.lease)
-        return LeaseDone(self.generation, lease.lease, failed=failed, computed=computed)
-
-    def _count(self, loss: LossSum, steps: int) -> None:
-        self._fresh = False
-        self._work.loss = self._work.loss.plus(loss)
-        self._work.steps += steps
-        self._stopwatch.count(loss.samples, steps)
-
-    def _evaluate(self, lease: LeaseGrant) -> LeaseDone:
-        sums, count = self.computer.evaluate(
-            self.view, lease.start, lease.stop, lambda: self._inbox.has("voids evaluation")
-        )
-        return LeaseDone(self.generation, lease.lease, sums=sums, count=count)
-
-    def _begin(self) -> None:
-        """Unless something is computed already: the live model gets the view's numbers, nothing is summed."""
-        if self._work.leases:
-            return
-        other = self.computer.follow(self.rule, self.version + 1)
-        if other or not self._fresh:
-            self.computer.worker.start(self.view)
-            self._fresh = True
-        self._work = _Work(self.version)
-
-    def _forget_work(self) -> None:
-        """The leases and the contribution under way are no longer this peer's."""
-        self._end_upload()
-        self._contribution = None
-        self._work = _Work()
-        self._fresh = False
+    def _computed(self, samples: int) -> None:
+        self._stopwatch.count(samples)
+        self._tell_speed()
 
     def _tell_speed(self) -> None:
         report = self._stopwatch.report()
@@ -330,97 +212,97 @@ class Member:
             self._port.send(report)
             self._record.set(samples_per_second=report.samples_per_second, samples_here=self._stopwatch.done.samples)
 
+    def _idle(self, reason: str) -> None:
+        """Nothing is being computed."""
+        if self._finished:
+            self._record.set(state="finished", reason=self._finished)
+        else:
+            self._record.set(state="paused" if self.paused else "waiting", reason=self.paused or reason)
+
+    def _forget_work(self) -> None:
+        """The leases and the contribution under way are no longer this peer's."""
+        self._end_contribution()
+        self._work.forget()
+
     # --- contributing
 
-    def _contribute(self, message: ContributeNow) -> None:
+    def _contribute(self, message: m.ContributeNow) -> None:
         if (message.round, message.attempt) == self._work.attempt and self._work.leases:
             self._announce()
 
     def _announce(self) -> None:
         """Make a contribution of what is computed."""
         work = self._work
-        vector, norms = self._finish()
-        self._key += 1
-        self._contribution = _Contribution(self._key, vector, work.base)
+        vector, norms = work.finish()
         round_, attempt = work.attempt
+        self._key += 1
         size = contribution_bytes(self.layout, self._spec.rule_of(round_), round_)
-        announcement = Announce(
+        announcement = m.Announce(
             self.generation, round_, attempt, self._key, work.base, tuple(work.leases), norms, work.loss.total,
             work.loss.samples, size, work.steps,
         )  # fmt: skip
-        self._work = _Work()
-        self._fresh = False
+        self._contribution = Contribution(self._key, work.base, vector)
+        work.forget()
         self._idle("its contribution waits for its turn to be sent")
         self._port.send(announcement)
 
-    def _finish(self) -> tuple[FlatVector | None, dict[str, float]]:
-        worker = self.computer.worker
-        try:
-            return worker.finish() if isinstance(worker, GradientSum) else worker.finish(self.view)
-        except Refusal as error:
-            # An announcement without norms is refused, and its leases go back.
-            self._record.note(str(error))
-            return None, {}
+    def _under_way(self, key: int) -> Contribution | None:
+        """The contribution that was announced as `key`, unless it is decided."""
+        return self._contribution if self._contribution is not None and self._contribution.key == key else None
 
-    def _granted(self, grant: Grant) -> None:
-        if self._contribution is None or grant.key != self._contribution.key or self._upload is not None:
-            return
-        vector = self._contribution.vector
-        if vector is None:
-            return
-        envelope = Envelope(Kind.CONTRIBUTION, self.arrivals.session, self.generation, grant.round, grant.number)
-        frames = contribution_frames(self._writer, envelope, vector, self._spec.rule_of(grant.round))
-        half = sum(len(shard.chunks()) for shard in self.layout.trained_shards) // 2
-        self._idle("sending its contribution")
-        self._upload = self._port.send_frames(_reaching_half(half, frames))
+    def _granted(self, grant: m.Grant) -> None:
+        contribution = self._under_way(grant.key)
+        if contribution is not None:
+            self._idle("sending its contribution")
+            envelope = Envelope(Kind.CONTRIBUTION, self.arrivals.session, self.generation, grant.round, grant.number)
+            contribution.upload(self._port.send_frames, self._writer, envelope, self._spec.rule_of(grant.round))
 
-    def _accepted(self, message: Accepted) -> None:
-        if self._contribution is None or message.key != self._contribution.key:
+    def _accepted(self, message: m.Accepted) -> None:
+        contribution = self._under_way(message.key)
+        if contribution is None:
             return
-        late = self._contribution.base < self.version
-        self._end_upload()
-        self._contribution = None
+        self._end_contribution()
         self._idle("its contribution is in: the round is being finished")
-        if late:
-            self._begin()
+        if contribution.base < self.view.version:
+            self._work.begin(self.rule)
 
-    def _dropped(self, message: Dropped) -> None:
-        if self._contribution is not None and message.key == self._contribution.key:
+    def _dropped(self, message: m.Dropped) -> None:
+        if self._under_way(message.key) is not None:
             self._forget_work()
             self._record.note(f"A contribution of this peer did not count: {message.reason}.")
 
-    def _end_upload(self) -> None:
-        """Nothing is sent after this: the numbers that were being sent may be overwritten."""
-        if self._upload is None:
-            return
-        self._upload.cancel()
-        if not self._upload.wait(_UPLOAD_END_SECONDS):
-            raise LinkError("The connection does not let go of a contribution.", todo="Join again.")
-        self._upload = None
+    def _end_contribution(self) -> None:
+        if self._contribution is not None:
+            self._contribution.end()
+            self._contribution = None
 
     # --- what the coordinator decides
 
-    def _commit(self, commit: Commit) -> None:
+    def _commit(self, commit: m.Commit) -> None:
         # One that comes while a snapshot is being fetched is sent again after it.
-        if self._syncing or commit.round <= self.version:
+        if self._syncing or commit.round <= self.view.version:
             return
         packets = self.arrivals.packets_of(commit.round, commit.attempt)
-        if packets is None or commit.round != self.version + 1:
+        if packets is None or commit.round != self.view.version + 1:
             self._resync(f"the packets of round {commit.round} are not all here.")
             return
         self._keep_late(commit.round)
-        with self._view_lock:
-            packets.apply(self.view)
-            self.version = commit.round
+        self.view.apply(packets)
         self._resyncs = 0
         # What follows is done while the answer is on its way.
         self._want_work()
         if self._contribution is None:
-            self._begin()
-        self._add_round(commit)
+            self._work.begin(self.rule)
+        self._record.set(
+            version=commit.round,
+            loss=commit.mean_loss,
+            samples_done=commit.samples_done,
+            samples_here=self._stopwatch.done.samples,
+            strategy=self.rule.strategy,
+        )
         self._tell_speed()
         shard = self.layout.shards[commit.digest_shard]
-        self._port.send(ViewDigest(self.generation, self.version, shard.index, self.view.digest(shard)))
+        self._port.send(m.ViewDigest(self.generation, commit.round, shard.index, self.view.vector.digest(shard)))
 
     def _keep_late(self, round_: int) -> None:
         """Before the view becomes that of `round_`: what this peer has computed can still count if it is steps."""
@@ -428,84 +310,52 @@ class Member:
         if now.work == next_.work == "steps" and next_.staleness and now.contribution == next_.contribution:
             if self._work.leases:
                 self._announce()
-            self._work = _Work()
-            self._fresh = False
+            self._work.forget()
         else:
             self._forget_work()
 
-    def _add_round(self, commit: Commit) -> None:
-        here = self._stopwatch.lap()
-        done = self._spec.rule_of(commit.round)
-        self._record.add_round(
-            {
-                "round": commit.round,
-                "loss": commit.mean_loss,
-                "learning_rate": commit.learning_rate,
-                "samples_done": commit.samples_done,
-                "contributions": commit.contributions,
-                "strategy": done.strategy,
-                "samples": here.samples,
-                "steps": here.steps,
-                "computing": here.computing,
-                "waiting": here.waiting,
-            }
-        )
-        self._record.set(samples_here=self._stopwatch.done.samples, strategy=self.rule.strategy)
-
-    def _abort(self, abort: Abort) -> None:
+    def _abort(self, abort: m.Abort) -> None:
         self.arrivals.drop(abort.round, abort.attempt)
         # All leases have gone back, those of a contribution that is a round late too.
         self._forget_work()
         self._record.note(f"Round {abort.round} starts again: {abort.reason}.")
         self._want_work()
 
-    def _status(self, message: Status) -> None:
-        if not self._syncing and not self.paused:
+    def _status(self, message: m.Status) -> None:
+        self._finished = message.reason if message.state == "finished" else ""
+        # Until the parameters are here, that is what it waits for.
+        if not self._syncing and (self._finished or not self.paused):
             self._record.set(state=message.state, reason=message.reason)
 
-    def _strategy(self, message: Strategy) -> None:
+    def _strategy(self, message: m.Strategy) -> None:
         self._spec = msgspec.structs.replace(self._spec, changes=message.changes)
         for change in message.changes:
-            if change.round > self.version:
+            if change.round > self.view.version:
                 self._record.note(f"From round {change.round} on: {change.rule.strategy}.")
 
-    def _settings(self, message: Settings) -> None:
+    def _settings(self, message: m.Settings) -> None:
         self._record.set(rounds=message.settings.rounds)
 
-    def _evaluated(self, message: Evaluated) -> None:
-        self._record.add_evaluation(message.version, message.metrics, message.count)
+    def _evaluated(self, message: m.Evaluated) -> None:
+        self._record.set(metrics=message.metrics)
 
     # --- what the user wants
-
-    def digest(self) -> str:
-        """SHA-256 of the view between two commits; from any thread."""
-        with self._view_lock:
-            return self.view.digest_all()
-
-    def copy_to(self, model: nn.Module) -> bool:
-        """Give the view between two commits to `model`; from any thread. False: there is no whole view yet."""
-        with self._view_lock:
-            if self.version >= 0 and not self._syncing:
-                self.view.copy_to(model)
-                return True
-        return False
 
     def pause(self, reason: str) -> None:
         """Take no more leases. What is computed already is still contributed."""
         self.paused = reason
-        self._record.set(state="paused", reason=reason)
-        self._port.send(Control("pause"))
+        self._idle("")
+        self._port.send(m.Control("pause"))
 
     def resume(self) -> None:
         """Take leases again."""
         self.paused = ""
-        self._failures = 0
         self._idle("")
-        self._port.send(Control("resume"))
+        self._port.send(m.Control("resume"))
         self._want_work()
 
 
-def _check(computer: Computer, welcome: Welcome) -> None:
+def _check(computer: Computer, welcome: m.Welcome) -> None:
     difference = computer.layout.difference(welcome.layout)
     if difference:
         raise LayoutError(
@@ -520,13 +370,3 @@ def _check(computer: Computer, welcome: Welcome) -> None:
             f"Training and held-out samples: {samples} here, {(welcome.spec.samples, welcome.spec.held_out)} there.",
             "Compare the data files and package versions with the instructor's.",
         )
-
-
-_T = TypeVar("_T")
-
-
-def _reaching_half(index: int, frames: Iterable[_T]) -> Iterator[_T]:
-    for number, frame in enumerate(frames):
-        if number == index:
-            failpoints.reach("mid-upload")
-        yield frame

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,8 +11,6 @@ import msgspec
 State = Literal["connecting", "syncing", "waiting", "training", "paused", "finished", "left", "failed"]
 OVER: tuple[State, ...] = ("left", "failed")
 _NOTES = 50
-_ROUNDS = 100
-"""So many rounds and evaluations are kept here; the server has all of them."""
 
 
 def speed_text(samples_per_second: float, predictions: int) -> str:
@@ -64,38 +61,22 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Record:
-    """The status and the curves of one membership. Every method may be called from any thread."""
+    """The status of one membership, and what ended it. Every method may be called from any thread."""
 
     def __init__(self, session: str) -> None:
         self._changed = threading.Condition()
         self._status = Status(session=session)
-        self._history: deque[dict[str, Any]] = deque(maxlen=_ROUNDS)
-        self._evaluations: deque[dict[str, Any]] = deque(maxlen=_ROUNDS)
         self.error: BaseException | None = None
 
     @property
     def status(self) -> Status:
         return self._status
 
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One entry for each of the last rounds that were seen: round, loss, learning_rate, samples_done, contributions
-        and strategy; and of this peer alone, since the round before: samples, steps (inner ones), computing and waiting
-        (seconds)."""
-        with self._changed:
-            return list(self._history)
-
-    @property
-    def evaluations(self) -> list[dict[str, Any]]:
-        """One entry for each of the last evaluations that were seen: round, count and the metrics."""
-        with self._changed:
-            return list(self._evaluations)
-
     def set(self, **fields: Any) -> None:
         """Change fields of the status. What is over stays over."""
         with self._changed:
             if self._status.state in OVER:
-                fields.pop("state", None)
+                fields = {name: value for name, value in fields.items() if name not in ("state", "reason")}
             self._status = msgspec.structs.replace(self._status, **fields)
             self._changed.notify_all()
 
@@ -108,22 +89,12 @@ class Record:
                 self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """The membership is over because of `error`; only the first counts."""
+        """The membership is over because of `error`; only the first counts, and none once the session has finished."""
         with self._changed:
-            if self.error is not None:
+            if self.error is not None or self._status.state == "finished":
                 return
             self.error = error
-        self.set(state="failed", reason=str(error))
-
-    def add_round(self, entry: dict[str, Any]) -> None:
-        with self._changed:
-            self._history.append(entry)
-        self.set(version=entry["round"], loss=entry["loss"], samples_done=entry["samples_done"])
-
-    def add_evaluation(self, version: int, metrics: dict[str, float], count: int) -> None:
-        with self._changed:
-            self._evaluations.append({"round": version, "count": count, **metrics})
-        self.set(metrics=metrics)
+            self.set(state="failed", reason=str(error))
 
     def wait_for(self, condition: Callable[[Status], bool], timeout: float | None = None) -> bool:
         """Wait until the status fulfils `condition`; whether it does."""

@@ -1,4 +1,4 @@
-"""How fast this peer is: for those who watch, and round by round."""
+"""How fast this peer is, for those who watch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _EVERY_SECONDS = 2.0
 
 
 class Done(NamedTuple):
-    """What was done in some time: samples whose gradients were computed, inner steps, seconds computing, seconds."""
+    """What was done in some time: samples whose gradients were computed, seconds computing, seconds."""
 
     samples: int = 0
-    steps: int = 0
     computing: float = 0.0
     seconds: float = 0.0
 
@@ -28,12 +27,7 @@ class Done(NamedTuple):
         return max(self.seconds - self.computing, 0.0)
 
     def minus(self, other: Done) -> Done:
-        return Done(
-            self.samples - other.samples,
-            self.steps - other.steps,
-            self.computing - other.computing,
-            self.seconds - other.seconds,
-        )
+        return Done(self.samples - other.samples, self.computing - other.computing, self.seconds - other.seconds)
 
 
 class Stopwatch:
@@ -43,18 +37,16 @@ class Stopwatch:
         self._clock = clock
         self._start = clock()
         self._samples = 0
-        self._steps = 0
         self._computing = 0.0
         self._since: float | None = None
         self._reported = Done()
-        self._lapped = Done()
 
     @property
     def done(self) -> Done:
         """All since the beginning; of a computation under way what `count` was told."""
         now = self._clock()
         computing = self._computing + (0.0 if self._since is None else now - self._since)
-        return Done(self._samples, self._steps, computing, now - self._start)
+        return Done(self._samples, computing, now - self._start)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -66,16 +58,9 @@ class Stopwatch:
             self._computing += self._clock() - start
             self._since = None
 
-    def count(self, samples: int, steps: int = 0) -> None:
-        """So many samples more, in so many inner steps."""
+    def count(self, samples: int) -> None:
+        """So many samples more."""
         self._samples += samples
-        self._steps += steps
-
-    def lap(self) -> Done:
-        """What happened since the last lap."""
-        done = self.done
-        since, self._lapped = done.minus(self._lapped), done
-        return since
 
     def report(self) -> Progress | None:
         """What happened since the last report; None if that was less than two seconds ago."""

@@ -80,11 +80,11 @@ class Trainer:
 
     def digest(self) -> str:
         """SHA-256 of the whole view; the same on all peers at the same version. '' before the first parameters."""
-        return self._member.digest() if self._member else ""
+        return self._member.view.digest() if self._member else ""
 
     def copy_to(self, model: nn.Module) -> bool:
         """Give the shared numbers of now to `model`, built by the recipe. False: they are not here yet."""
-        return self._member is not None and self._member.copy_to(model)
+        return self._member is not None and self._member.view.copy_to(model)
 
     # --- the link's thread
 
@@ -100,7 +100,7 @@ class Trainer:
             layout_digest=member.layout.digest if member else "",
             token=self._identity.token,
             generation=member.generation if member else 0,
-            version=member.version if member else -1,
+            version=member.view.version if member else -1,
             device=str(self._computer.device),
             own_samples=self._computer.own_samples,
         )
@@ -115,6 +115,11 @@ class Trainer:
         elif state in ("refused", "closed"):
             self._inbox.put(Ended(self._link.error))
         elif state == "connecting":
+            self._connecting(reason)
+
+    def _connecting(self, reason: str) -> None:
+        # Whatever becomes of the server of a session that has finished.
+        if self.record.status.state != "finished":
             self.record.set(state="connecting", reason=reason)
 
     # --- the training thread
@@ -147,7 +152,7 @@ class Trainer:
                 member = self._member = Member(self._link, self.record, self._computer, item, self._inbox)
             member.welcome(item)
         elif isinstance(item, Lost):
-            self.record.set(state="connecting", reason=item.reason)
+            self._connecting(item.reason)
         elif isinstance(item, Ended):
             raise item.error or LinkError("The connection to the server has ended.", todo="Join again.")
         elif member is None:

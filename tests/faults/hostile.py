@@ -10,7 +10,7 @@ import msgspec
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from jupyter_swarm.peer.compute import LossSum
+from jupyter_swarm.peer.forward import LossSum
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.invites import INVITE_HEADER, parse_invite

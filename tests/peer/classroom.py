@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
 
 from jupyter_swarm.link import Upload
-from jupyter_swarm.peer.compute import prepare
-from jupyter_swarm.peer.inbox import Inbox
+from jupyter_swarm.peer.compute import Computer, prepare
+from jupyter_swarm.peer.inbox import Inbox, Pause
 from jupyter_swarm.peer.member import Member
-from jupyter_swarm.peer.recipe import Recipe
+from jupyter_swarm.peer.recipe import Data, Recipe
 from jupyter_swarm.peer.record import Record
 from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.layout import Stream
@@ -38,7 +41,7 @@ from jupyter_swarm.strategies import rules_of
 RECIPE = """
 import torch
 from torch import nn
-from jupyter_swarm import AdamW, Data, EveryStep, Recipe
+from jupyter_swarm import AdamW, Data, EveryStep, LocalUpdates, Recipe, Sophia, WarmStart
 
 def data():
     generator = torch.Generator().manual_seed(1)
@@ -65,6 +68,13 @@ recipe = Recipe(
 PLAIN = RECIPE.replace("NORM", "nn.Identity()")
 # Normalises over four numbers of each sample too, so that a lease of one sample has a variance.
 NORMED = RECIPE.replace("NORM", "nn.Sequential(nn.Unflatten(1, (2, 4)), nn.BatchNorm1d(2), nn.Flatten())")
+EVERY_STEP = "EveryStep(target_batch=12)"
+STEPS = "LocalUpdates(steps=4, batch=3)"
+
+
+def local(text: str = PLAIN, strategy: str = STEPS) -> Recipe:
+    """With another strategy than every step."""
+    return Recipe.from_source(text.replace(EVERY_STEP, strategy, 1))
 
 
 class Wire:
@@ -96,16 +106,41 @@ class Wire:
 
 
 class Desk:
-    """A member, its wire and its record."""
+    """A member, its wire and its record. own: samples that stay with it."""
 
-    def __init__(self, recipe: Recipe, welcome: Welcome) -> None:
+    def __init__(self, recipe: Recipe, welcome: Welcome, own: Data | None = None) -> None:
         self.wire = Wire()
         self.record = Record(welcome.spec.session)
         self.inbox = Inbox()
         self.inbox.put(welcome)
         self.inbox.get()
-        self.computer = prepare(recipe, welcome.spec.settings.seed, self.record.note)
+        self.computer = prepare(recipe, welcome.spec.settings.seed, self.record.note, own=own)
         self.member = Member(self.wire, self.record, self.computer, welcome, self.inbox)
+
+    def at_forward(self, number: int, act: Callable[[], None]) -> None:
+        """Call `act` in the forward pass of that number from now on."""
+        numbers = itertools.count(1)
+
+        def hook(*args: object) -> None:
+            if next(numbers) == number:
+                act()
+
+        self.computer.model.register_forward_pre_hook(hook)
+
+    def take_all(self, count: int) -> None:
+        """Let the member answer so many items of its inbox."""
+        for _ in range(count):
+            item = self.inbox.get()
+            if isinstance(item, Pause):
+                self.member.pause(item.reason)
+            else:
+                self.member.handle(item)  # type: ignore[arg-type]
+
+    def done(self) -> LeaseDone:
+        """The only lease that it has answered since this was asked last."""
+        (message,) = self.wire.take(LeaseDone)
+        assert isinstance(message, LeaseDone)
+        return message
 
 
 class Classroom:
@@ -148,9 +183,9 @@ class Classroom:
     def welcome(self, generation: int = 1) -> Welcome:
         return Welcome("peer-1", "Ann", "token", generation, self.version, self.spec, self.layout, 0)
 
-    def join(self) -> Desk:
+    def join(self, own: Data | None = None) -> Desk:
         """A member that is synced."""
-        desk = Desk(self.recipe, self.welcome())
+        desk = Desk(self.recipe, self.welcome(), own)
         desk.member.welcome(self.welcome())
         self.offer(desk)
         return desk
@@ -184,8 +219,7 @@ class Classroom:
         """Lease after lease, all of which succeed."""
         for count in counts:
             desk.member.handle(self.lease(count, attempt=attempt))
-            (done,) = desk.wire.take(LeaseDone)
-            assert isinstance(done, LeaseDone)
+            done = desk.done()
             assert not done.failed
             assert done.computed in (-1, count)
 
@@ -247,5 +281,27 @@ class Classroom:
         self.deliver(desk, self.packets([self.collect(desk)]))
 
     @property
-    def parameters(self) -> object:
+    def parameters(self) -> torch.Tensor:
+        """Those of the version that stands, in one row."""
         return self.view.sections[Stream.PARAMETERS]
+
+
+def parameters_of(computer: Computer) -> torch.Tensor:
+    """Those of its live model, in one row."""
+    return FlatVector.of(computer.layout, computer.model).sections[Stream.PARAMETERS]
+
+
+def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    return bool(torch.linalg.vector_norm(one - other) <= tolerance * torch.linalg.vector_norm(other))
+
+
+def out_of_memory_above(computer: Computer, samples: int) -> None:
+    """Have the model's forward pass fail as a GPU does that is too small for more samples."""
+    forward = computer.model.forward
+
+    def limited(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > samples:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(x)
+
+    computer.model.forward = limited  # type: ignore[method-assign]

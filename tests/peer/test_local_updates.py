@@ -16,25 +16,17 @@ from jupyter_swarm.peer import api
 from jupyter_swarm.peer.client import Client
 from jupyter_swarm.peer.compute import prepare
 from jupyter_swarm.peer.identity import Identity
-from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.record import Record, Status
 from jupyter_swarm.peer.session import Session
 from jupyter_swarm.peer.trainer import Trainer
-from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.shards.vector import FlatVector
 
-from .classroom import NORMED, PLAIN
+from .classroom import EVERY_STEP, NORMED, PLAIN, close, local, parameters_of
 from .conftest import Server
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
 LOCAL = "LocalUpdates(steps=4, batch=3, grace=2.0)"
-WARM = f"WarmStart(EveryStep(target_batch=12), 3, {LOCAL})"
-
-
-def recipe(strategy: str, text: str = PLAIN) -> Recipe:
-    text = text.replace("EveryStep, Recipe", "EveryStep, LocalUpdates, Recipe, WarmStart")
-    return Recipe.from_source(text.replace("EveryStep(target_batch=12)", strategy, 1))
+WARM = f"WarmStart({EVERY_STEP}, 3, {LOCAL})"
 
 
 class Peer:
@@ -113,23 +105,20 @@ def check_once(rounds: list[dict[str, Any]]) -> None:
     ids=["local", "local with batch norm", "warm start"],
 )
 def test_one_peer_in_a_session_is_the_training_alone(server: Server, strategy: str, text: str) -> None:
-    session = api.host(recipe(strategy, text), rounds=6, server=server.url)
+    session = api.host(local(text, strategy), rounds=6, server=server.url)
     assert session.wait(60)
-    alone = api.train(recipe(strategy, text), rounds=6)
-    layout = session._computer.layout
-    expected = FlatVector.of(layout, alone.model).sections[Stream.PARAMETERS]
-    got = FlatVector.of(layout, session.model).sections[Stream.PARAMETERS]
-    assert torch.linalg.vector_norm(got - expected) <= 1e-5 * torch.linalg.vector_norm(expected)
-    for ours, theirs in zip(session._record.history, alone.entries, strict=True):
-        for name in ("round", "strategy", "steps", "samples", "samples_done", "learning_rate"):
-            assert ours[name] == theirs[name]
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    alone = api.train(local(text, strategy), rounds=6)
+    assert close(parameters_of(session._computer), parameters_of(alone._computer))
+    ours, theirs = (history.sel(round=slice(1, None)) for history in (session.history(), alone.history()))
+    for name in ("round", "strategy", "inner_steps", "samples", "samples_done", "learning_rate"):
+        assert ours[name].values.tolist() == theirs[name].values.tolist()
+    assert ours.loss.values == pytest.approx(theirs.loss.values, rel=1e-4)
     check_once(records(session))
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_peers_end_at_one_view_and_every_sample_counts_once(server: Server, join: Join, count: int) -> None:
-    session = api.host(recipe(WARM, NORMED), rounds=8, train=False, minimum_peers=count, server=server.url)
+    session = api.host(local(NORMED, WARM), rounds=8, train=False, minimum_peers=count, server=server.url)
     peers = [join(session, f"peer {number}") for number in range(count)]
     for peer in peers:
         peer.reaches(lambda status: status.state == "finished")
@@ -147,7 +136,7 @@ def test_peers_end_at_one_view_and_every_sample_counts_once(server: Server, join
 
 
 def test_a_peer_that_stops_in_mid_round_holds_up_nobody_and_counts_a_round_late(server: Server, join: Join) -> None:
-    session = api.host(recipe(LOCAL), rounds=10**6, train=False, minimum_peers=2, server=server.url)
+    session = api.host(local(strategy=LOCAL), rounds=10**6, train=False, minimum_peers=2, server=server.url)
     ann, bob = join(session, "ann", stops_at=3), join(session, "bob", stops_at=2)
     assert bob.stopped.wait(60)
     # Round 3 ends without him. Round 4 does not before he has told what he had, and has work again.
@@ -173,7 +162,7 @@ def test_a_peer_that_stops_in_mid_round_holds_up_nobody_and_counts_a_round_late(
 
 
 def test_a_peer_that_stops_for_many_rounds_goes_on_from_where_the_class_is(server: Server, join: Join) -> None:
-    session = api.host(recipe(LOCAL), rounds=10**6, train=False, minimum_peers=1, server=server.url)
+    session = api.host(local(strategy=LOCAL), rounds=10**6, train=False, minimum_peers=1, server=server.url)
     ann, bob = join(session, "ann"), join(session, "bob", stops_at=2)
     assert bob.stopped.wait(60)
     ann.reaches(lambda status: status.version >= 6)
@@ -187,7 +176,7 @@ def test_a_peer_that_stops_for_many_rounds_goes_on_from_where_the_class_is(serve
 
 
 def test_a_paused_peer_contributes_the_steps_that_it_has_made(server: Server, join: Join) -> None:
-    session = api.host(recipe(LOCAL), rounds=10**6, train=False, server=server.url)
+    session = api.host(local(strategy=LOCAL), rounds=10**6, train=False, server=server.url)
     ann = join(session, "ann", stops_at=2)
     assert ann.stopped.wait(60)
     ann.trainer.pause("by its user")
@@ -203,7 +192,7 @@ def test_a_paused_peer_contributes_the_steps_that_it_has_made(server: Server, jo
 
 
 def test_a_recipe_that_does_not_return_keeps_nobody_from_leaving(server: Server, join: Join) -> None:
-    session = api.host(recipe(LOCAL), rounds=10**6, train=False, server=server.url)
+    session = api.host(local(strategy=LOCAL), rounds=10**6, train=False, server=server.url)
     ann = join(session, "ann", stops_at=0)
     assert ann.stopped.wait(60)
     assert not ann.trainer.leave(0.2)

@@ -53,9 +53,19 @@ def test_what_is_over_stays_over_and_the_first_error_is_kept() -> None:
     first = ValueError("first")
     record.fail(first)
     record.fail(ValueError("second"))
-    record.set(state="training", version=7)
+    record.set(state="left", reason="", version=7)
     assert record.error is first
     assert (record.status.state, record.status.reason, record.status.version) == ("failed", "first", 7)
+
+
+def test_a_session_that_has_finished_cannot_fail_any_more() -> None:
+    record = Record("s")
+    record.set(state="finished", reason="all rounds are done")
+    record.fail(ValueError("the server is gone"))
+    assert record.error is None
+    assert record.status.state == "finished"
+    record.set(state="left", reason="")
+    assert record.status.state == "left"
 
 
 def test_the_same_note_is_not_repeated() -> None:

@@ -14,21 +14,16 @@ class Clock:
         return self.now
 
 
-def test_laps_add_up_to_everything() -> None:
+def test_what_is_not_computing_is_waiting() -> None:
     clock = Clock()
     watch = Stopwatch(clock)
-    with watch.computing():
-        clock.now += 3.0
-        watch.count(12, steps=4)
-    clock.now += 1.0
-    first = watch.lap()
-    assert first == Done(12, 4, 3.0, 4.0)
-    assert first.waiting == 1.0
-    with watch.computing():
-        clock.now += 0.5
-        watch.count(3, steps=1)
-    assert watch.lap() == Done(3, 1, 0.5, 0.5)
-    assert watch.done == Done(15, 5, 3.5, 4.5)
+    for seconds, samples in ((3.0, 12), (0.5, 3)):
+        with watch.computing():
+            clock.now += seconds
+            watch.count(samples)
+        clock.now += 1.0
+    assert watch.done == Done(15, 3.5, 5.5)
+    assert watch.done.waiting == 2.0
 
 
 def test_a_long_computation_is_reported_while_it_lasts() -> None:
@@ -37,7 +32,7 @@ def test_a_long_computation_is_reported_while_it_lasts() -> None:
     with watch.computing():
         for _ in range(3):
             clock.now += 1.0
-            watch.count(10, steps=1)
+            watch.count(10)
         report = watch.report()
         assert report is not None
         assert (report.samples_per_second, report.computing, report.waiting) == (10.0, 3.0, 0.0)

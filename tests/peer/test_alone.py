@@ -1,0 +1,43 @@
+"""Training alone."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+
+from jupyter_swarm.peer.alone import Training
+
+from .classroom import EVERY_STEP, STEPS, Classroom, close, local, parameters_of
+
+
+def test_a_warm_start_changes_strategy_where_it_says() -> None:
+    recipe = local(strategy=f"WarmStart({EVERY_STEP}, 2, {STEPS})")
+    room = Classroom(recipe)
+    desk = room.join()
+    alone = Training(recipe)
+    for leases in ((12,), (5, 7), (12,), (6, 6)):
+        room.round(desk, *leases)
+        alone.step()
+    assert [entry["strategy"] for entry in alone.entries] == ["EveryStep"] * 2 + ["LocalUpdates"] * 2
+    assert close(parameters_of(alone._computer), room.parameters)
+
+
+def test_an_interrupt_in_the_midst_of_a_round_of_steps_leaves_the_model_of_the_round_before() -> None:
+    recipe = local()
+    seen: list[int] = []
+
+    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        seen.append(1)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return recipe.loss(model, batch)
+
+    training, other = Training(msgspec.structs.replace(recipe, loss=loss)), Training(recipe)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(3)
+    other.run(1)
+    assert training.round == 1
+    for one, two in zip(training.model.parameters(), other.model.parameters(), strict=True):
+        assert one.equal(two)
+    assert training.run(2).round == 3
