@@ -54,7 +54,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, float(group["lr"]), float(group["weight_decay"]))
+                    self._update(parameter, parameter.grad, float(group["lr"]), float(group["weight_decay"]))
         return loss
 
     @property
@@ -75,12 +75,23 @@ class RuleOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    state = self._state(parameter)
-                    slots = Slice(_flat(parameter), tuple(state[name] for name in slot_names(self.rule)))
-                    update_hessian(self.rule, _flat(parameter.grad), batch, old=slots, new=slots)
+                    state, both = self._state(parameter)
+                    update_hessian(self.rule, _flat(parameter.grad), batch, old=both, new=both)
                     state["hessian_step"] = state["step"]
 
-    def _state(self, parameter: Tensor) -> dict[str, Any]:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict()` of an optimizer with the same rule gave."""
+        super().load_state_dict(state_dict)
+        # torch has rounded what it found to each parameter's own dtype.
+        numbers = (number for group in state_dict["param_groups"] for number in group["params"])
+        parameters = (parameter for group in self.param_groups for parameter in group["params"])
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[parameter][name] = value.to(parameter.device, torch.float32, copy=True)
+
+    def _state(self, parameter: Tensor) -> tuple[dict[str, Any], Slice]:
+        """What is kept of a parameter, and what a step works on, as old and as new."""
         state: dict[str, Any] = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -88,19 +99,14 @@ class RuleOptimizer(torch.optim.Optimizer):
                 state[name] = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
             if isinstance(self.rule, Sophia):
                 state["hessian_step"] = -self.rule.hessian_every
-        return state
+        return state, Slice(_flat(parameter), tuple(state[name] for name in slot_names(self.rule)))
 
-    def _update(self, parameter: Tensor, learning_rate: float, weight_decay: float) -> None:
-        state = self._state(parameter)
+    def _update(self, parameter: Tensor, gradient: Tensor, learning_rate: float, weight_decay: float) -> None:
+        state, both = self._state(parameter)
         state["step"] += 1
-        slots = tuple(state[name] for name in slot_names(self.rule))
-        values = _flat(parameter)
-        both = Slice(values, slots)
-        assert parameter.grad is not None
-        rates = Rates(learning_rate, weight_decay, state["step"])
-        update(self.rule, rates, _flat(parameter.grad), old=both, new=both)
-        if values.data_ptr() != parameter.data_ptr():
-            parameter.copy_(values.view(parameter.shape))
+        update(self.rule, Rates(learning_rate, weight_decay, state["step"]), _flat(gradient), old=both, new=both)
+        if both.parameters.data_ptr() != parameter.data_ptr():
+            parameter.copy_(both.parameters.view(parameter.shape))
 
 
 def _flat(tensor: Tensor) -> Tensor:

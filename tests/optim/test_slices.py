@@ -120,3 +120,23 @@ def test_torch_optimizer_steps_half_precision_parameters_and_leaves_those_withou
     RuleOptimizer([half, idle], AdamW(0.125, weight_decay=0.0)).step()
     torch.testing.assert_close(half.detach().float(), torch.full((4,), 0.875))
     assert torch.equal(idle, torch.ones(4))
+
+
+def test_the_state_of_half_precision_parameters_is_saved_and_loaded_in_full() -> None:
+    torch.manual_seed(0)
+    parameter = torch.randn(50, dtype=torch.bfloat16).requires_grad_()
+    first = RuleOptimizer([parameter], AdamW(0.1))
+    twin = parameter.detach().clone().requires_grad_()
+    second = RuleOptimizer([twin], AdamW(0.1))
+    for step in range(6):
+        parameter.grad = torch.randn(50).to(torch.bfloat16)
+        first.step()
+        if step == 2:
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+            twin.data.copy_(parameter)
+        elif step > 2:
+            twin.grad = parameter.grad
+            second.step()
+    assert torch.equal(parameter, twin)
+    for name in slot_names(first.rule):
+        assert torch.equal(first.state[parameter][name], second.state[twin][name])
