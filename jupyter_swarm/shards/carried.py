@@ -18,13 +18,14 @@ def carried(layout: Layout, rule: RoundRule, round: int) -> list[tuple[StreamRul
     ]
 
 
+def section_rules(rule: RoundRule) -> dict[Stream, StreamRule]:
+    """Section of the flat vector -> how it is merged and sent. Sections that are not in it stay as they are."""
+    return {section_of(one.stream): one for one in rule.streams if one.stream != Stream.HESSIAN}
+
+
 def packet_codecs(rule: RoundRule) -> dict[Stream, Codec]:
-    """Section of the flat vector -> codec of its packets. Sections that are not in it stay as they are."""
-    return {
-        section_of(stream_rule.stream): stream_rule.down
-        for stream_rule in rule.streams
-        if stream_rule.stream != Stream.HESSIAN
-    }
+    """Section of the flat vector -> codec of its packets."""
+    return {section: one.down for section, one in section_rules(rule).items()}
 
 
 def name_of(stream: Stream) -> str:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..optim.slices import Slice
+from ..optim.slices import Slice, slot_names
 from ..protocol.errors import Refusal
 from ..protocol.frames import Header
-from ..protocol.layout import Layout, Shard, Stream
+from ..protocol.layout import Layout, ParameterGroup, Shard, Stream
+from ..protocol.rules import LOSSLESS, RoundRule
+from .carried import section_rules
 from .codecs import Buffer, decode
 from .incoming import check_place
 from .outgoing import exact_codec
 from .vector import storage_dtype
+
+
+class GroupRange(NamedTuple):
+    """The elements [start, stop) of the parameters' section, all in one parameter group."""
+
+    start: int
+    stop: int
+    group: ParameterGroup
 
 
 class Side:
@@ -37,14 +48,20 @@ class Side:
 
 
 class HeldShard:
-    """Both sides of a shard; a shard that no round changes has one."""
+    """Both sides of a shard; a shard that no round changes has one.
 
-    def __init__(self, shard: Shard, slots: int, changes: bool, lossy: bool) -> None:
+    groups: the parameters' section cut by parameter group, of which the shard keeps its part.
+    """
+
+    def __init__(self, shard: Shard, rule: RoundRule, groups: Iterable[GroupRange]) -> None:
+        stream_rule = section_rules(rule).get(shard.stream)
+        slots = len(slot_names(rule.optimizer)) if shard.stream == Stream.PARAMETERS else 0
         self.shard = shard
-        self.changes = changes
-        self.lossy = lossy
-        self.current = Side(shard, slots, lossy)
-        self.next = Side(shard, slots, lossy) if changes else self.current
+        self.groups = [each for each in groups if each.start < shard.stop and shard.start < each.stop]
+        self.changes = stream_rule is not None
+        self.lossy = stream_rule is not None and stream_rule.down not in LOSSLESS
+        self.current = Side(shard, slots, self.lossy)
+        self.next = Side(shard, slots, self.lossy) if self.changes else self.current
 
     def flip(self) -> None:
         """The side that was being made becomes the one that stands."""
@@ -61,6 +78,18 @@ class HeldShard:
         self.current.view.copy_(old.current.view)
         if self.lossy:
             self.current.master.copy_(old.current.master)
+
+
+def group_ranges(layout: Layout) -> list[GroupRange]:
+    """The parameters' section, cut where the parameter group changes."""
+    ranges: list[GroupRange] = []
+    for tensor in layout.tensors:
+        if tensor.stream == Stream.PARAMETERS:
+            group = layout.groups[tensor.group]
+            joins = bool(ranges) and ranges[-1].group == group
+            start = ranges.pop().start if joins else tensor.start
+            ranges.append(GroupRange(start, tensor.start + tensor.count, group))
+    return ranges
 
 
 class Incoming:

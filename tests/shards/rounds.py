@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 import torch
@@ -69,6 +70,13 @@ def holder_of(view: FlatVector, rule: RoundRule, shards: Iterable[int] | None = 
     return holder
 
 
+def opened(rule: RoundRule) -> tuple[Holder, FlatVector]:
+    """A holder of all of the small model, and the view that a peer has of it."""
+    model, layout = small()
+    view = FlatVector.of(layout, model)
+    return holder_of(view, rule), view
+
+
 def prepare_of(rule: RoundRule, weights: dict[int, int], round: int = 1, attempt: int = 1) -> Prepare:
     return Prepare(
         GENERATION, round, attempt, tuple(weights.items()), sum(weights.values()), rule.optimizer, rule.optimizer.lr,
@@ -88,13 +96,44 @@ def stage_all(holders: list[Holder], frames: list[bytes], number: int, round: in
     return [report for report in reports if report is not None]
 
 
+def send(holders: list[Holder], number: int, round: int = 1, shuffle: random.Random | None = None) -> list[Staged]:
+    """Stage the random contribution of that number on holders with the same rule; their reports."""
+    frames = frames_of(contribution(holders[0].layout, number), holders[0].rule, number, round)
+    if shuffle is not None:
+        shuffle.shuffle(frames)
+    return stage_all(holders, frames, number, round)
+
+
 def prepared(holders: list[Holder], prepare: Prepare) -> list[bytes]:
     """Merge and step on all holders; the packets' frames."""
     norm = sum(holder.merge(prepare) for holder in holders) ** 0.5
     return [bytes(frame) for holder in holders for frame in holder.step(prepare, norm)]
 
 
+def state_of(holder: Holder) -> list[bytes]:
+    return [bytes(frame) for frame in holder.state_frames()]
+
+
 def apply(view: FlatVector, rule: RoundRule, packets: list[bytes], round: int = 1, attempt: int = 1) -> None:
     arriving = PacketSet(view.layout, rule, TAG, GENERATION, round, attempt)
     assert [arriving.add(frame) for frame in packets].count(True) == 1
     arriving.apply(view)
+
+
+def commit(holders: list[Holder], views: list[FlatVector], weights: dict[int, int], round: int = 1) -> None:
+    """Merge the contributions that are staged, which have so many samples, and bring holders and views to `round`."""
+    rule = holders[0].rule
+    packets = prepared(holders, prepare_of(rule, weights, round))
+    for view in views:
+        apply(view, rule, packets, round)
+    for holder in holders:
+        holder.install()
+
+
+def run_round(
+    holders: list[Holder], views: list[FlatVector], round: int, numbers: list[int], weights: tuple[int, ...] = ()
+) -> None:
+    """A whole round of random contributions, of 20 samples each unless `weights` says how many."""
+    for number in numbers:
+        send(holders, number, round)
+    commit(holders, views, dict(zip(numbers, weights or [20] * len(numbers), strict=True)), round)

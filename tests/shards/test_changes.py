@@ -14,18 +14,7 @@ from jupyter_swarm.shards.holder import Holder
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.strategies import EveryStep, LocalUpdates
 
-from .rounds import (
-    GENERATION,
-    SESSION,
-    apply,
-    contribution,
-    frames_of,
-    holder_of,
-    prepare_of,
-    prepared,
-    small,
-    stage_all,
-)
+from .rounds import GENERATION, SESSION, holder_of, prepare_of, prepared, run_round, send, small, state_of
 
 
 def every(optimizer: OptimizerRule = AdamW(1e-2), down: Codec = Codec.FP32) -> RoundRule:
@@ -37,11 +26,10 @@ def local(down: Codec = Codec.FP32, outer: OptimizerRule = Nesterov(0.7)) -> Rou
 
 
 class Session:
-    """One holder, or two, and the views of two peers, one of which joins late."""
+    """One holder, or two, and the views of peers, some of which join late."""
 
     def __init__(self, rule: RoundRule, split: bool = False) -> None:
         model, self.layout = small()
-        self.rule = rule
         self.round = 0
         self.views = [FlatVector.of(self.layout, model)]
         everything = tuple(shard.index for shard in self.layout.shards)
@@ -49,7 +37,6 @@ class Session:
         self.holders = [holder_of(self.views[0], rule, part) for part in parts]
 
     def change(self, rule: RoundRule) -> None:
-        self.rule = rule
         for holder in self.holders:
             holder.change_rule(rule)
         self.check()
@@ -57,14 +44,8 @@ class Session:
     def rounds(self, count: int = 2) -> None:
         for _ in range(count):
             self.round += 1
-            for number in (1, 2):
-                frames = frames_of(contribution(self.layout, 10 * self.round + number), self.rule, number, self.round)
-                stage_all(self.holders, frames, number, self.round)
-            packets = prepared(self.holders, prepare_of(self.rule, {1: 20, 2: 40}, self.round))
-            for view in self.views:
-                apply(view, self.rule, packets, self.round)
-            for holder in self.holders:
-                holder.install()
+            numbers = [10 * self.round + 1, 10 * self.round + 2]
+            run_round(self.holders, self.views, self.round, numbers, weights=(20, 40))
             self.check()
 
     def join(self) -> None:
@@ -106,10 +87,6 @@ def test_views_stay_the_same_bits_on_all_peers_over_changes(rules: tuple[RoundRu
     assert [holder.version for holder in session.holders] == [6] * len(session.holders)
 
 
-def state_of(holder: Holder) -> list[bytes]:
-    return [bytes(frame) for frame in holder.state_frames()]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "kept"),
     [
@@ -145,11 +122,10 @@ def test_a_change_that_starts_anew_goes_on_like_a_new_session_from_the_same_view
     session.rounds(3)
     session.change(local())
     fresh = holder_of(session.views[0], local())
-    fresh.adopt(Adopt(GENERATION, 0, 0, fresh.shards))
     session.rounds(1)
-    for number in (1, 2):
-        stage_all([fresh], frames_of(contribution(session.layout, 40 + number), session.rule, number), number)
-    prepared([fresh], prepare_of(session.rule, {1: 20, 2: 40}))
+    for number in (41, 42):
+        send([fresh], number)
+    prepared([fresh], prepare_of(local(), {41: 20, 42: 40}))
     fresh.install()
     assert [frame[64:] for frame in state_of(fresh)] == [frame[64:] for frame in state_of(session.holders[0])]
 

@@ -13,27 +13,14 @@ from jupyter_swarm.optim.hessian import add_hutchinson
 from jupyter_swarm.optim.torch_optimizer import RuleOptimizer
 from jupyter_swarm.protocol.errors import Refusal
 from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.messages import Expect
 from jupyter_swarm.protocol.rules import Codec
 from jupyter_swarm.shards.gradients import GradientSum
-from jupyter_swarm.shards.holder import Holder
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.outgoing import contribution_bytes
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.strategies import EveryStep
 
-from .rounds import (
-    GENERATION,
-    apply,
-    contribution,
-    frames_of,
-    holder_of,
-    prepare_of,
-    prepared,
-    rule_of,
-    small,
-    stage_all,
-)  # fmt: skip
+from .rounds import commit, contribution, frames_of, holder_of, opened, prepare_of, rule_of, send, stage_all, state_of
 
 GNB = Sophia(0.01, rho=0.5, hessian_every=3)
 HUTCHINSON = Sophia(0.01, rho=0.5, hessian_every=3, estimator="hutchinson")
@@ -90,8 +77,7 @@ def twenty_rounds(optimizer: Sophia, cuts: tuple[int, ...]) -> Tensor:
             (report,) = stage_all([holder], frames_of(vector, rule, number, round), number, round)
             assert {name: math.sqrt(square) for name, square in report.squares.items()} == pytest.approx(norms)
             weights[number] = last - first
-        apply(view, rule, prepared([holder], prepare_of(rule, weights, round)), round)
-        holder.install()
+        commit([holder], [view], weights, round)
     return view.sections[Stream.PARAMETERS]
 
 
@@ -117,18 +103,14 @@ def test_twenty_rounds_are_twenty_steps_of_one_process(optimizer: Sophia, cuts: 
 
 
 def test_predictions_multiply_the_batch_of_gauss_newton_bartlett() -> None:
-    model, layout = small()
     slots = []
     for predictions in (1, 7):
-        rule = EveryStep(target_batch=60).rule(GNB, predictions)
-        holder = holder_of(FlatVector.of(layout, model), rule)
-        stage_all([holder], frames_of(contribution(layout, 1), rule, 1), 1)
-        prepared([holder], prepare_of(rule, {1: 60}))
-        holder.install()
-        frames = [bytes(frame) for frame in holder.state_frames()]
-        hessian = [frame for frame in frames if frame[4] == Stream.OPTIMIZER and frame[32] == 1]
+        holder, view = opened(EveryStep(target_batch=60).rule(GNB, predictions))
+        send([holder], 1)
+        commit([holder], [view], {1: 60})
+        hessian = [frame for frame in state_of(holder) if frame[4] == Stream.OPTIMIZER and frame[32] == 1]
         slots.append(torch.frombuffer(bytearray(b"".join(frame[64:] for frame in hessian)), dtype=torch.float32))
-    sent = contribution(layout, 1).sections[Stream.HESSIAN] / 60
+    sent = contribution(view.layout, 1).sections[Stream.HESSIAN] / 60
     torch.testing.assert_close(slots[0], 0.01 * 60 * sent.square())
     torch.testing.assert_close(slots[1], 7 * slots[0])
 
@@ -136,31 +118,29 @@ def test_predictions_multiply_the_batch_of_gauss_newton_bartlett() -> None:
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("down", [Codec.FP32, Codec.INT8])
 def test_two_holders_are_one_holder_bit_for_bit(clip: float, down: Codec) -> None:
-    model, layout = small()
     rule = rule_of(Sophia(0.01, hessian_every=2), clip=clip, down=down)
-    one = [holder_of(FlatVector.of(layout, model), rule)]
-    two = [holder_of(FlatVector.of(layout, model), rule, shards) for shards in ((0, 2, 3, 5), (1, 4))]
-    assert sorted(index for holder in two for index in holder.shards) == list(one[0].shards)
+    whole, view = opened(rule)
+    one = [whole]
+    two = [holder_of(view, rule, shards) for shards in ((0, 2, 3, 5), (1, 4))]
+    assert sorted(index for holder in two for index in holder.shards) == list(whole.shards)
     for round in range(1, 5):
         packets = []
         for holders in (one, two):
             for number in (1, 2, 3):
-                frames = frames_of(contribution(layout, 10 * round + number), rule, number, round)
-                random.Random(round).shuffle(frames)
-                stage_all(holders, frames, number, round)
+                send(holders, number, round, random.Random(round))
             prepare = prepare_of(rule, {1: 20, 2: 30, 3: 10}, round)
             norm = math.sqrt(math.fsum(holder.merge(prepare) for holder in holders))
             packets.append(sorted(bytes(frame) for holder in holders for frame in holder.step(prepare, norm)))
             for holder in holders:
                 holder.install()
         assert packets[0] == packets[1]
-    states = [sorted(bytes(frame) for holder in each for frame in holder.state_frames()) for each in (one, two)]
+    states = [sorted(frame for holder in each for frame in state_of(holder)) for each in (one, two)]
     assert states[0] == states[1]
 
 
 def test_only_due_rounds_carry_estimates() -> None:
-    _, layout = small()
     rule = rule_of(Sophia(0.01, hessian_every=2), up=Codec.FP16)
+    layout = opened(rule)[1].layout
     sizes = []
     for round in (1, 2, 3):
         frames = frames_of(contribution(layout, 1), rule, 1, round)
@@ -173,33 +153,28 @@ def test_only_due_rounds_carry_estimates() -> None:
 
 
 def test_an_estimate_that_is_not_finite_is_refused() -> None:
-    model, layout = small()
-    rule = EveryStep(target_batch=60).rule(GNB, predictions=10**8)
-    holder = holder_of(FlatVector.of(layout, model), rule)
-    before = [bytes(frame) for frame in holder.state_frames()]
-    vector = contribution(layout, 1)
+    holder, view = opened(EveryStep(target_batch=60).rule(GNB, predictions=10**8))
+    before = state_of(holder)
+    vector = contribution(view.layout, 1)
     vector.sections[Stream.HESSIAN][3] = math.nan
     with pytest.raises(Refusal, match="HESSIAN"):
-        stage_all([holder], frames_of(vector, rule, 1), 1)
+        stage_all([holder], frames_of(vector, holder.rule, 1), 1)
     holder.forget(1)
     vector.sections[Stream.HESSIAN][3] = 1e19  # finite, but B times its square is not
-    stage_all([holder], frames_of(vector, rule, 1), 1)
+    stage_all([holder], frames_of(vector, holder.rule, 1), 1)
     with pytest.raises(Refusal, match="Hessian estimate of round 1"):
-        prepared([holder], prepare_of(rule, {1: 60}))
+        commit([holder], [view], {1: 60})
     holder.revert()
-    assert [bytes(frame) for frame in holder.state_frames()] == before
+    assert state_of(holder) == before
 
 
 def test_a_contribution_without_its_estimate_is_not_complete() -> None:
-    model, layout = small()
-    rule = rule_of(GNB)
-    holder = holder_of(FlatVector.of(layout, model), rule)
-    assert isinstance(holder, Holder)
-    holder.expect(Expect(GENERATION, 1, 1))
-    frames = [frame for frame in frames_of(contribution(layout, 1), rule, 1) if frame[4] != Stream.HESSIAN]
-    assert [holder.stage(frame) for frame in frames] == [None] * len(frames)
+    holder, view = opened(rule_of(GNB))
+    frames = [frame for frame in frames_of(contribution(view.layout, 1), holder.rule, 1) if frame[4] != Stream.HESSIAN]
+    with pytest.raises(Refusal, match="does not have all"):
+        stage_all([holder], frames, 1)
     with pytest.raises(Refusal, match="not all here"):
-        holder.merge(prepare_of(rule, {1: 60}))
+        commit([holder], [view], {1: 60})
 
 
 def noisy() -> nn.Module:

@@ -8,17 +8,14 @@ from torch import nn
 
 from jupyter_swarm.optim import SGD, AdamW, Nesterov, OptimizerRule
 from jupyter_swarm.optim.torch_optimizer import RuleOptimizer
-from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.messages import Adopt, Expect, Prepare
 from jupyter_swarm.protocol.rules import Codec, RoundRule
 from jupyter_swarm.shards.gradients import GradientSum
-from jupyter_swarm.shards.holder import Holder
-from jupyter_swarm.shards.incoming import PacketSet
 from jupyter_swarm.shards.layout import layout_of
-from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_frames
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.strategies import EveryStep
+
+from ..shards.rounds import commit, frames_of, holder_of, stage_all
 
 
 def test_the_rule_survives_json_and_says_what_was_asked() -> None:
@@ -46,16 +43,9 @@ def test_twenty_rounds_of_three_peers_are_twenty_steps_of_one_process(optimizer:
 
     first = network()
     layout = layout_of(first)
-    strategy = EveryStep(target_batch=24)
-    rule = strategy.rule(optimizer)
-    tag = session_tag("s")
-    holder = Holder(layout, rule, "s")
-    indices = tuple(shard.index for shard in layout.shards)
-    holder.load(FlatVector.of(layout, first), indices)
-    holder.adopt(Adopt(1, 0, 0, indices))
     peers = [GradientSum(layout, network()) for _ in range(3)]
     views = [FlatVector.of(layout, first) for _ in peers]
-    writer = FrameWriter()
+    holder = holder_of(views[0], EveryStep(target_batch=24).rule(optimizer))
     alone = RuleOptimizer(first.parameters(), optimizer)
     data = torch.randn(20, 24, 8)
     labels = torch.randint(0, 4, (20, 24))
@@ -64,26 +54,15 @@ def test_twenty_rounds_of_three_peers_are_twenty_steps_of_one_process(optimizer:
         alone.zero_grad()
         nn.functional.cross_entropy(first(x), y).backward()
         alone.step()
-        weights = []
+        weights = {}
         for number, (peer, part) in enumerate(zip(peers, (slice(0, 4), slice(4, 14), slice(14, 24)), strict=True)):
             peer.start(views[number])
             peer.begin_lease()
             nn.functional.cross_entropy(peer.model(x[part]), y[part], reduction="sum").backward()
             peer.end_lease()
-            holder.expect(Expect(1, round, number))
-            envelope = Envelope(Kind.CONTRIBUTION, tag, 1, round, number)
-            for parts in contribution_frames(writer, envelope, peer.finish()[0], rule):
-                report = holder.stage(b"".join(parts))
-            assert report is not None
-            weights.append((number, part.stop - part.start))
-        prepare = Prepare(1, round, 1, tuple(weights), 24, optimizer, optimizer.lr, 0.0)
-        packets = [PacketSet(layout, rule, tag, 1, round, 1) for _ in views]
-        for frame in holder.step(prepare, holder.merge(prepare) ** 0.5):
-            for arriving in packets:
-                arriving.add(bytes(frame))
-        holder.install()
-        for arriving, view in zip(packets, views, strict=True):
-            arriving.apply(view)
+            stage_all([holder], frames_of(peer.finish()[0], holder.rule, number, round), number, round)
+            weights[number] = part.stop - part.start
+        commit([holder], views, weights, round)
     assert len({view.digest_all() for view in views}) == 1
     expected = FlatVector.of(layout, first).sections[Stream.PARAMETERS]
     difference = float((views[0].sections[Stream.PARAMETERS] - expected).norm() / expected.norm())

@@ -10,20 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from jupyter_swarm.optim import SGD, AdamW, Nesterov, Sophia
-from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.messages import Adopt, Expect, Prepare
 from jupyter_swarm.protocol.rules import RoundRule
-from jupyter_swarm.shards.holder import Holder
-from jupyter_swarm.shards.incoming import PacketSet
 from jupyter_swarm.shards.layout import layout_of
-from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_frames
 from jupyter_swarm.shards.pseudo_gradient import PseudoGradient
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.strategies import LocalUpdates
 
+from ..shards.rounds import commit, frames_of, holder_of, stage_all
+
 HISTORY = Path(__file__).with_name("local_updates.json")
-WRITER = FrameWriter()
 BATCH = 6
 RATE = 0.02
 
@@ -43,16 +39,12 @@ class Class:
     """A holder and its peers, without a network between them."""
 
     def __init__(self, rule: RoundRule, peers: int) -> None:
-        first = network()
         self.rule = rule
-        self.layout = layout_of(first)
+        self.layout = layout_of(network())
         self.round = 0
-        self.view = FlatVector.of(self.layout, first)
+        self.view = FlatVector.of(self.layout, network())
         self.peers = [PseudoGradient(self.layout, network(), rule) for _ in range(peers)]
-        self.holder = Holder(self.layout, rule, "s")
-        shards = tuple(shard.index for shard in self.layout.shards)
-        self.holder.load(self.view, shards)
-        self.holder.adopt(Adopt(1, 0, 0, shards))
+        self.holder = holder_of(self.view, rule)
 
     def steps(self, peer: int, positions: range) -> None:
         """A peer's inner steps from the view."""
@@ -66,20 +58,12 @@ class Class:
     def contribute(self, peer: int, base: FlatVector | None = None) -> None:
         """What a peer has computed, from the view or from an older one, to the round that is open."""
         vector, _ = self.peers[peer].finish(base or self.view)
-        self.holder.expect(Expect(1, self.round + 1, peer))
-        envelope = Envelope(Kind.CONTRIBUTION, session_tag("s"), 1, self.round + 1, peer)
-        frames = list(contribution_frames(WRITER, envelope, vector, self.rule))
-        assert [self.holder.stage(b"".join(parts)) is not None for parts in frames].count(True) == 1
+        frames = frames_of(vector, self.rule, peer, self.round + 1)
+        stage_all([self.holder], frames, peer, self.round + 1)
 
     def commit(self, weights: dict[int, int]) -> None:
         self.round += 1
-        outer = self.rule.optimizer
-        prepare = Prepare(1, self.round, 1, tuple(weights.items()), sum(weights.values()), outer, outer.lr, 0.0)
-        packets = PacketSet(self.layout, self.rule, session_tag("s"), 1, self.round, 1)
-        for frame in self.holder.step(prepare, self.holder.merge(prepare) ** 0.5):
-            packets.add(bytes(frame))
-        self.holder.install()
-        packets.apply(self.view)
+        commit([self.holder], [self.view], weights, self.round)
 
     @property
     def parameters(self) -> Tensor:
