@@ -11,11 +11,9 @@ from ..protocol.frames import Header, Kind, payload_of, read_header
 from ..protocol.layout import CHUNK_ELEMENTS, Layout, Shard, Stream, section_of
 from ..protocol.rules import LOSSLESS, Codec, RoundRule
 from .carried import packet_codecs
-from .codecs import check_length, decode, decoded, new_scratch
+from .codecs import Buffer, check_length, decode, decoded, new_scratch
 from .outgoing import exact_codec
 from .vector import FlatVector, sha256
-
-Frame = bytes | bytearray | memoryview
 
 
 def check_place(layout: Layout, header: Header) -> Shard:
@@ -34,7 +32,7 @@ def check_place(layout: Layout, header: Header) -> Shard:
     return shard
 
 
-def add_packet(codec: Codec, payload: Frame, values: Tensor, scratch: Tensor) -> None:
+def add_packet(codec: Codec, payload: Buffer, values: Tensor, scratch: Tensor) -> None:
     """Take a packet's chunk into `values`: replace them if the codec is lossless, else add the decoded step.
 
     Holders and peers do this with the same code, so that master's view and peers' views stay the same bits.
@@ -56,14 +54,14 @@ class PacketSet:
         self._codecs = packet_codecs(rule)
         shards = [shard for shard in layout.shards if shard.stream in self._codecs]
         self.expected = sum(len(shard.chunks()) for shard in shards)
-        self._frames: dict[int, tuple[Header, Frame]] = {}
+        self._frames: dict[int, tuple[Header, Buffer]] = {}
 
     @property
     def complete(self) -> bool:
         """Whether every chunk of every shard that the round changes is here."""
         return len(self._frames) == self.expected
 
-    def add(self, frame: Frame) -> bool:
+    def add(self, frame: Buffer) -> bool:
         """Keep a frame (the object itself, not a copy); returns `complete`. Raises `Refusal`, `ProtocolError`."""
         header = read_header(frame)
         identity = (header.kind, header.session, header.generation, header.round, header.attempt)
@@ -110,23 +108,21 @@ class SnapshotSet:
         """The numbers of the chunks that are still to come, in order."""
         return tuple(sorted(index for index, _ in self._wanted.values()))
 
-    def add(self, frame: Frame) -> bool:
+    def add(self, frame: Buffer) -> bool:
         """Take one chunk; returns whether the view is complete. Raises `Refusal`, `ProtocolError`."""
         header = read_header(frame)
         if (header.kind, header.session, header.generation, header.number) != self._identity:
             raise Refusal("A frame does not belong to the snapshot that was asked for.")
-        take_values(self.view, header, frame, self._wanted.get(header.start, (0, ""))[1])
-        self._wanted.pop(header.start, None)
+        shard = check_place(self.view.layout, header)
+        payload = payload_of(frame)
+        if header.stream != shard.stream or header.codec != exact_codec(shard.stream):
+            raise Refusal(f"A frame of values carries {header.stream.name} in {header.codec.name}.")
+        if header.start in self._wanted:
+            _, digest = self._wanted[header.start]
+            if hashlib.sha256(payload).hexdigest() != digest:
+                raise Refusal(
+                    f"The chunk from element {header.start} on was damaged on its way.", todo="Ask for it again."
+                )
+            decode(header.codec, payload, self.view.slice(header.stream, header.start, header.count))
+            del self._wanted[header.start]
         return not self._wanted
-
-
-def take_values(view: FlatVector, header: Header, frame: Frame, digest: str = "") -> None:
-    """Write a chunk of exact values (a SNAPSHOT or STATE frame) into `view`. Raises `Refusal` if it is out of place,
-    coded with loss, or has another SHA-256 than `digest` (if given)."""
-    shard = check_place(view.layout, header)
-    payload = payload_of(frame)
-    if header.stream != shard.stream or header.codec != exact_codec(shard.stream):
-        raise Refusal(f"A frame of values carries {header.stream.name} in {header.codec.name}.")
-    if digest and hashlib.sha256(payload).hexdigest() != digest:
-        raise Refusal(f"The chunk from element {header.start} on was damaged on its way.", todo="Ask for it again.")
-    decode(header.codec, payload, view.slice(header.stream, header.start, header.count))

@@ -13,17 +13,15 @@ from jupyter_swarm.shards.incoming import PacketSet, SnapshotSet
 from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_bytes, value_frames
 from jupyter_swarm.shards.vector import FlatVector
 
-from .rounds import GENERATION, TAG, contribution, frames_of, holder_of, prepare_of, prepared, rule_of, small, stage_all
+from .rounds import GENERATION, TAG, contribution, frames_of, opened, prepare_of, prepared, rule_of, send, small
 
 
 def one_round(down: Codec = Codec.FP32) -> tuple[FlatVector, list[bytes], PacketSet]:
     """A view, the packets of round 1, and an empty set for them."""
-    model, layout = small()
     rule = rule_of(SGD(0.1), down=down)
-    view = FlatVector.of(layout, model)
-    holder = holder_of(view, rule)
-    stage_all([holder], frames_of(contribution(layout, 1), rule, 1), 1)
-    return view, prepared([holder], prepare_of(rule, {1: 60})), PacketSet(layout, rule, TAG, GENERATION, 1, 1)
+    holder, view = opened(rule)
+    send([holder], 1)
+    return view, prepared([holder], prepare_of(rule, {1: 60})), PacketSet(view.layout, rule, TAG, GENERATION, 1, 1)
 
 
 @pytest.mark.parametrize("down", [Codec.FP32, Codec.INT8])
@@ -101,6 +99,8 @@ def test_a_joiner_asks_only_for_what_differs_and_goes_on_after_a_break() -> None
     with pytest.raises(Refusal, match="damaged"):
         joining.add(bytes(damaged))
     assert not joining.add(frames[0])
+    # What is good already stays so, whatever else comes.
+    assert not joining.add(bytes(damaged))
     again = SnapshotSet(here, TAG, GENERATION, 9, there.chunk_digests())
     assert again.missing == (counter, constant)
     with pytest.raises(Refusal, match="does not belong"):
