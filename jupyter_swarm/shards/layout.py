@@ -39,7 +39,7 @@ def layout_of(model: nn.Module, groups: Grouping = one_group, shard_elements: in
     Trained parameters, floating buffers, integer and boolean buffers (counters), and parameters that are not trained
     (constants) each get their section. Buffers that are not persistent are not shared: a model makes them itself.
     All but counters travel as fp32, so float64 tensors lose digits. Raises `LayoutError`: nothing to train, complex,
-    sparse, meta or uninitialized tensors, frozen integers that fp32 cannot hold.
+    sparse, meta or uninitialized tensors, frozen integers that fp32 cannot hold, floating buffers that are not finite.
     """
     names: dict[Stream, list[tuple[Tensor, list[str]]]] = {stream: [] for stream in SECTIONS}
     for tensor, aliases in _named(model):
@@ -105,4 +105,13 @@ def _stream_of(name: str, tensor: Tensor) -> Stream:
         if not exact and not torch.equal(tensor.to(torch.float32).to(tensor.dtype), tensor):
             raise LayoutError(f"{kind}, is not trained, and its numbers do not fit fp32.", todo="Make it a buffer.")
         return Stream.CONSTANT
-    return Stream.BUFFER if tensor.is_floating_point() else Stream.COUNTER
+    if not tensor.is_floating_point():
+        return Stream.COUNTER
+    values = tensor.detach().reshape(-1).to(torch.float32)
+    if not torch.dot(values, values).isfinite():
+        raise LayoutError(
+            f"Buffer {name} has numbers that are infinite, NaN or above 1e19.",
+            why="Buffers that are saved with the model are averaged over the peers.",
+            todo="Register it with persistent=False: then every peer makes it by itself.",
+        )
+    return Stream.BUFFER

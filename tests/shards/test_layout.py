@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,13 @@ class With(nn.Module):
         self.fine = nn.Parameter(torch.zeros(2))
 
 
+class Masked(nn.Module):
+    def __init__(self, value: float, persistent: bool = True) -> None:
+        super().__init__()
+        self.fine = nn.Parameter(torch.zeros(2))
+        self.register_buffer("mask", torch.full((3, 3), value).triu(1), persistent)
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
@@ -79,11 +88,18 @@ class With(nn.Module):
         (nn.LazyLinear(3), "no shape"),
         (With(torch.eye(2).to_sparse()), "sparse"),
         (With(torch.tensor([2**24 + 1]), trained=False), "fp32"),
+        (Masked(-math.inf), "persistent=False"),
+        (Masked(torch.finfo(torch.float32).min), "persistent=False"),
     ],
 )
 def test_models_that_cannot_be_trained_together(model: nn.Module, said: str) -> None:
     with pytest.raises(LayoutError, match=said):
         layout_of(model)
+
+
+def test_buffers_that_are_not_shared_may_be_infinite() -> None:
+    assert [tensor.name for tensor in layout_of(Masked(-math.inf, persistent=False)).tensors] == ["fine"]
+    assert [tensor.name for tensor in layout_of(Masked(-1e9)).tensors] == ["fine", "mask"]
 
 
 def test_vector_carries_a_model_to_its_twin_bit_for_bit() -> None:
