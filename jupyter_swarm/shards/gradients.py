@@ -97,7 +97,7 @@ class GradientSum:
     def finish(self) -> tuple[FlatVector, dict[str, float]]:
         """The contribution (gradient sum, Hessian estimate, buffers, counters) and its L2 norms by stream name.
 
-        The vector is this object's own: it is valid until the next `start`.
+        The vector is this object's own: it is valid until the next `start`. Raises `Refusal` if a norm is not finite.
         """
         contribution = self._contribution
         contribution.fill(self.model, BUFFERS)
@@ -205,12 +205,19 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def norms_of(contribution: FlatVector, hessian: bool = False) -> dict[str, float]:
     """L2 norm of the gradient and, if there are any, of the Hessian estimate and the floating buffers, by stream
-    name."""
+    name. Raises `Refusal` if one is not finite."""
     streams = {Stream.GRADIENT: Stream.PARAMETERS, Stream.BUFFER: Stream.BUFFER}
     if hessian:
         streams[Stream.HESSIAN] = Stream.HESSIAN
-    return {
+    norms = {
         name_of(stream): math.sqrt(square_sum(contribution.sections[section]))
         for stream, section in streams.items()
         if contribution.sections[section].numel()
     }
+    for name, norm in norms.items():
+        if not math.isfinite(norm):
+            raise Refusal(
+                f"The {name} that this peer would contribute is not a number or infinite.",
+                todo="Look at the loss, or lower the learning rate.",
+            )
+    return norms

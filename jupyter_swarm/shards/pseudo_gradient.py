@@ -29,7 +29,7 @@ class PseudoGradient:
 
     A step that fails leaves no trace. The inner optimizer's moments outlive rounds; while they are new the learning
     rate rises linearly over a tenth of the rule's `inner_steps`. Where `hessian_due` (Sophia), a step begins with
-    `begin_hessian`, backward…, `end_hessian`.
+    `begin_hessian`, backward…, `end_hessian`; that estimate counts even if the step then fails.
 
     Parameters move in their own dtype: a model in bf16 or fp16 loses what of a step is smaller than half its last digit
     (keep the parameters fp32 and compute under autocast instead). Δ is taken from the view as that dtype holds it, so
@@ -47,7 +47,7 @@ class PseudoGradient:
         self.model = model
         self.parameters = trained(layout, model)
         self.steps = 0
-        self._rule = rule
+        self._clip_norm = rule.inner_clip_norm
         self._warm_up = rule.inner_steps // WARM_UP_SHARE if slot_names(inner) else 0
         self._age = 0
         self._contribution = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS))
@@ -86,11 +86,10 @@ class PseudoGradient:
         if not math.isfinite(norm):
             self.fail_step()
             raise not_finite("gradient")
-        limit = self._rule.inner_clip_norm
-        if limit and norm > limit:
+        if self._clip_norm and norm > self._clip_norm:
             for parameter in self.parameters:
                 if parameter.grad is not None:
-                    parameter.grad.mul_(limit / (norm + 1e-6))
+                    parameter.grad.mul_(self._clip_norm / (norm + 1e-6))
         warmth = min(1.0, (self._age + 1) / (self._warm_up + 1))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"] * warmth
@@ -138,15 +137,12 @@ class PseudoGradient:
         section = contribution.sections[Stream.PARAMETERS]
         if section.data_ptr() != self._flat.data_ptr():
             section.copy_(self._flat)
-        norms = norms_of(contribution)
-        if not all(math.isfinite(norm) for norm in norms.values()):
+        try:
+            return contribution, norms_of(contribution)
+        except Refusal:
             self._optimizer.state.clear()
             self._age = 0
-            raise Refusal(
-                "The steps of this peer have led to parameters that are not a number or infinite.",
-                todo="Lower the learning rate.",
-            )
-        return contribution, norms
+            raise
 
     def _clear_gradients(self) -> None:
         self._flat.zero_()

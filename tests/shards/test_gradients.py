@@ -62,6 +62,17 @@ def test_a_lease_that_fails_leaves_no_trace() -> None:
     assert int(work.finish()[0].sections[Stream.COUNTER]) == 2
 
 
+def test_buffers_that_are_not_finite_make_no_contribution() -> None:
+    model = network()
+    layout = layout_of(model)
+    work = GradientSum(layout, model)
+    work.start(FlatVector.of(layout, model))
+    lease(work, DATA)
+    model[1].running_var[0] = math.inf
+    with pytest.raises(Refusal, match="buffer that this peer would contribute"):
+        work.finish()
+
+
 def test_gradients_set_to_none_unused_parameters_and_half_precision() -> None:
     model = nn.ModuleDict({"used": nn.Linear(4, 2).to(torch.bfloat16), "idle": nn.Linear(2, 2)})
     layout = layout_of(model)
