@@ -10,17 +10,25 @@ from pathlib import Path
 
 import pytest
 
+import jupyter_swarm
 from jupyter_swarm.cli.demo.kernels import Kernel
 from jupyter_swarm.cli.demo.server import Server
 from jupyter_swarm.peer.recipe import load_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.timeout(300)  # real kernels, each of which loads torch
 LINK = re.compile(r"http\S+/swarm/join/\S+#\S+")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def magics() -> list[str]:
+    """What the table of magics says can be typed."""
+    rows = re.findall(r"^\| (`%.*?`) \|", README, flags=re.MULTILINE)
+    return [text if text[0] == "%" else f"%swarm {text}" for row in rows for text in re.findall(r"`(.*?)`", row)]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +56,14 @@ def test_the_commands_exist(command):
     assert f"jupyter swarm {command}" in done.stdout
 
 
+def test_the_strategies_are_called_as_the_readme_writes_them():
+    calls = re.findall(r"`((?:EveryStep|LocalUpdates|WarmStart)\(.*?\))`", README)
+    assert len(calls) >= 4
+    names = {name: getattr(jupyter_swarm, name) for name in ("Codec", "EveryStep", "LocalUpdates", "WarmStart")}
+    for call in calls:
+        eval(call.replace("EveryStep(...)", "EveryStep(8)").replace("LocalUpdates(...)", "LocalUpdates(50, 8)"), names)
+
+
 def test_files_that_the_readme_points_to_exist():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     assert links
@@ -69,6 +85,29 @@ def test_host_and_join_with_two_lines_each(server):
     finally:
         host.close()
         student.close()
+
+
+def test_the_magics_of_the_table(server):
+    kernel = Kernel(server, "owner")
+    try:
+        kernel.run("%load_ext jupyter_swarm")
+        kernel.run("%swarm host table --recipe language --rounds 0 SIZE=tiny TEXT=python")
+        link = LINK.search(kernel.run("print(session.invite().link)"))
+        assert link
+        kernel.evaluate("[session._record.wait_for(lambda status: status.version > 0, 60)]")
+        last = ("%swarm watch", "%swarm leave")
+        assert set(last) < set(magics())
+        for magic in [*(magic for magic in magics() if magic not in last), *last]:
+            name = magic.split()[1]
+            if magic == last[0]:
+                kernel.run("session.stop()")
+            cell = f"\n{read_recipe('digits')[0]}" if magic.startswith("%%") else ""
+            said = kernel.run(magic.replace("LINK", link[0]) + cell)
+            assert "What to do:" not in said, (magic, said)
+            assert "usage:" not in said, (magic, said)
+            assert f"%swarm {name}" in kernel.run(f"%swarm {name} -h")
+    finally:
+        kernel.close()
 
 
 def test_the_api_with_a_recipe_in_a_file(server):
