@@ -313,7 +313,7 @@ def test_a_server_that_falls_silent_is_lost() -> None:
 def test_messages_this_version_does_not_know_end_the_link(server: Server) -> None:
     with member(url_of(server)) as one:
         one.expect("connected")
-        server.call(server.sockets[0].connection._queue, 1, b'{"type":"novelty"}')
+        server.call(server.expect("opened").connection._queue, b'{"type":"novelty"}')
         assert "Install the same jupyter_swarm version" in one.expect("refused")
 
 
