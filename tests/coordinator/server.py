@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,20 @@ from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
 from jupyter_swarm.protocol.rules import SGD, RoundRule, SessionSettings, SessionSpec
 
 RECIPE = b"# the code that is trained\n"
-INITIAL = safetensors.numpy.save({"weight": np.zeros(4, np.float32)})
-LAYOUT = Layout((TensorSpec("weight", (4,), "float32", Stream.PARAMETERS, 0, 4),))
+
+
+def layout_of(count: int, **how: Any) -> Layout:
+    """The layout of a model that is one tensor."""
+    return Layout((TensorSpec("weight", (count,), "float32", Stream.PARAMETERS, 0, count),), **how)
+
+
+def zeros(layout: Layout) -> bytes:
+    """Its first parameters."""
+    return safetensors.numpy.save({"weight": np.zeros(layout.elements, np.float32)})
+
+
+LAYOUT = layout_of(4)
+INITIAL = zeros(LAYOUT)
 
 
 def sha256(data: bytes) -> str:
@@ -137,13 +149,16 @@ class Swarm:
         assert response.code == status, (response.code, response.body)
         return json.loads(response.body)
 
-    async def open_session(self, **settings: Any) -> str:
-        """Open a session as a founder does: blobs, then the session."""
-        for data in (RECIPE, INITIAL):
+    async def open_session(self, layout: Layout = LAYOUT, facts: Mapping[str, Any] = {}, **settings: Any) -> str:
+        """Open a session as a founder does: blobs, then the session; `facts` go into its specification."""
+        initial = zeros(layout)
+        for data in (RECIPE, initial):
             self.json(await self.call("PUT", f"blobs/{sha256(data)}", self.owner(), data), 201)
-        session: str = self.json(await self.call("POST", "sessions", self.owner(), opening(spec_of(**settings))), 201)[
-            "session"
-        ]
+        spec = msgspec.structs.replace(
+            spec_of(**settings), layout_digest=layout.digest, initial=sha256(initial), **facts
+        )
+        opened = await self.call("POST", "sessions", self.owner(), opening(spec, layout))
+        session: str = self.json(opened, 201)["session"]
         return session
 
     async def close(self) -> None:

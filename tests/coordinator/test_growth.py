@@ -15,7 +15,7 @@ from jupyter_swarm.store.rows import Metric
 from .scripted import ScriptedPeer
 from .server import LAYOUT, Swarm, spec_of
 
-EARLY, LATE = 40, 140
+EARLY, LATE = 40, 100
 SNAPSHOT_ROUNDS = 20
 OURS = [
     *(
@@ -35,7 +35,7 @@ def memory() -> tuple[Counter[str], Counter[str]]:
     return Counter({str(line.traceback): line.count for line in lines}), Counter(kind.__name__ for kind in objects)
 
 
-async def test_hundreds_of_rounds_leave_nothing_behind(swarm: Swarm) -> None:
+async def test_a_hundred_rounds_leave_nothing_behind(swarm: Swarm) -> None:
     session = await swarm.open_session(snapshot_rounds=SNAPSHOT_ROUNDS, evaluate_every=20, target_batch=1)
     peer = await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"))
     peer.keep = False

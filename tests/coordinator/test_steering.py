@@ -7,23 +7,21 @@ import json
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 
 from jupyter_swarm.coordinator.pages import record_page
 from jupyter_swarm.coordinator.session import SessionRuntime
 from jupyter_swarm.peer.holding import HolderMember
 from jupyter_swarm.protocol.errors import StoreError
-from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
+from jupyter_swarm.protocol.layout import Layout, Stream
 from jupyter_swarm.protocol.records import RoundRecord
 from jupyter_swarm.protocol.rules import SGD, AdamW, Codec, RoundRule, StrategyChange, StreamRule
 from jupyter_swarm.store.database import Database
 from jupyter_swarm.strategies import EveryStep, LocalUpdates
 
 from .scripted import ScriptedPeer, computed
-from .server import LAYOUT, RECIPE, Swarm, opening, sha256, spec_of
+from .server import LAYOUT, Swarm, layout_of
 
 EVERY = EveryStep(target_batch=8).rule(SGD(0.1, momentum=0.9))
 LOCAL = LocalUpdates(steps=3, batch=2).rule(AdamW(0.01))
@@ -31,17 +29,7 @@ COARSE = LocalUpdates(steps=3, batch=2, down=Codec.INT8).rule(AdamW(0.01))
 
 
 async def opened(swarm: Swarm, *changes: StrategyChange, layout: Layout = LAYOUT, **settings: Any) -> str:
-    initial = safetensors.numpy.save({"weight": np.zeros(layout.elements, np.float32)})
-    spec = msgspec.structs.replace(
-        spec_of(evaluate_every=0, **settings), rule=EVERY, changes=changes, layout_digest=layout.digest,
-        initial=sha256(initial),
-    )  # fmt: skip
-    for data in (RECIPE, initial):
-        swarm.json(await swarm.call("PUT", f"blobs/{sha256(data)}", swarm.owner(), data), 201)
-    session: str = swarm.json(await swarm.call("POST", "sessions", swarm.owner(), opening(spec, layout)), 201)[
-        "session"
-    ]
-    return session
+    return await swarm.open_session(layout, {"rule": EVERY, "changes": changes}, evaluate_every=0, **settings)
 
 
 async def change(swarm: Swarm, session: str, rule: RoundRule, status: int = 200, **body: Any) -> dict[str, Any]:
@@ -227,7 +215,7 @@ async def test_settings_are_checked_against_all_rules_to_come(swarm: Swarm) -> N
     assert "inner_steps is -1" in swarm.json(refused, 400)["what"]
 
 
-WIDE = Layout((TensorSpec("weight", (40,), "float32", Stream.PARAMETERS, 0, 40),), shard_elements=10)
+WIDE = layout_of(40, shard_elements=10)
 
 
 async def test_holders_elsewhere_change_rule_with_the_server(swarm: Swarm) -> None:

@@ -6,17 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import safetensors.numpy
 
 from jupyter_swarm.coordinator.pages import metric_page
 from jupyter_swarm.coordinator.session import SessionRuntime
-from jupyter_swarm.protocol.layout import Layout, Stream, TensorSpec
 from jupyter_swarm.store.rows import Metric
 
 from .scripted import ScriptedPeer
-from .server import RECIPE, Swarm, managed, open_session, opening, sha256, spec_of
+from .server import Swarm, layout_of, managed, open_session
 
 COUNT = 25_000
 FRAME = 64 + 4 * COUNT
@@ -27,16 +24,7 @@ TALK = 6_000
 
 async def large(swarm: Swarm, **settings: Any) -> str:
     """A session whose frames are much larger than its messages."""
-    layout = Layout((TensorSpec("weight", (COUNT,), "float32", Stream.PARAMETERS, 0, COUNT),))
-    initial = safetensors.numpy.save({"weight": np.zeros(COUNT, np.float32)})
-    spec = spec_of(evaluate_every=0, **settings)
-    spec = type(spec)(spec.name, spec.recipe, layout.digest, spec.rule, spec.settings, spec.samples, 0, sha256(initial))
-    for data in (RECIPE, initial):
-        swarm.json(await swarm.call("PUT", f"blobs/{sha256(data)}", swarm.owner(), data), 201)
-    session: str = swarm.json(await swarm.call("POST", "sessions", swarm.owner(), opening(spec, layout)), 201)[
-        "session"
-    ]
-    return session
+    return await swarm.open_session(layout_of(COUNT), {"held_out": 0}, evaluate_every=0, **settings)
 
 
 async def rows(swarm: Swarm, session: str, name: str, member: str) -> dict[int, float]:
