@@ -283,11 +283,13 @@ def overdue(state: State, now: float) -> list[Effect]:
 
 def _silent_holders(state: State, names: set[str]) -> list[Effect]:
     """It may be the peer that is slow or the holder: one that gets nothing twice in a row goes (not the server's own,
-    which is the first), before a peer is paused for it."""
+    which is the first), before a peer is paused for it. What peers were struck for until then may be its doing."""
     effects: list[Effect] = []
     for number, holder in enumerate(state.holders.values()):
         if holder.id in names:
             holder.strikes += 1
             if number and holder.strikes >= HOLDER_STRIKES:
                 effects.append(Disconnect(holder.id, "contributions did not arrive at it in time"))
+                for peer in state.peers.values():
+                    peer.strikes = 0
     return effects

@@ -120,12 +120,17 @@ def test_of_holders_that_clip_together_only_the_one_that_hangs_is_disconnected()
     assert "h2" in world.state.holders
 
 
-def test_a_holder_to_which_nothing_arrives_is_disconnected_before_peers_are_paused(world):
+def test_holders_to_which_nothing_arrives_are_disconnected_before_peers_are_paused():
+    """The second one has no shards before the first one is gone."""
+    world = World(samples=1000, target=64, shards=2)
+    for name in ("h1", "h2"):
+        world.add_holder(name)
+    world.add_peer("a")
     world.run_rounds(1)
-    world.holders["h1"].hung = True
+    world.holders["h1"].hung = world.holders["h2"].hung = True
     world.run_rounds(2, 900)
-    assert "h1" not in world.state.holders
-    assert not any(peer.paused for peer in world.state.peers.values())
+    assert list(world.state.holders) == [OWN]
+    assert not world.state.peers["a"].paused
 
 
 def test_what_only_one_holder_refuses_counts_nowhere(world):
