@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "host", help="open a session on a server and get its invite link", description=_DESCRIPTION, epilog=_EPILOG
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a ready recipe (digits), or path of a .py file")
+    parser.add_argument("recipe", metavar="RECIPE", help="a ready recipe (digits, language), or path of a .py file")
     parser.add_argument("--server", required=True, metavar="URL", help="address of the server, without its token")
     parser.add_argument("--name", default="", help="name of the session (default: that of the recipe)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds after which it ends (default: the recipe's)")
@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     print(f"Session {session.id} is open. To join it, in a terminal:\n")
     print(f"    jupyter swarm peer '{invite.link}'\n")
     print("or in a notebook:\n")
-    print(f"    import jupyter_swarm\n    session = jupyter_swarm.join('{invite.link}')\n")
+    print(f"    %load_ext jupyter_swarm\n    %swarm join {invite.link}\n")
     print(
         f"Everybody is shown the recipe first. Its SHA-256, to agree to it beforehand:\n\n    {session.recipe.sha256}"
     )

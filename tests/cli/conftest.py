@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.benchmarks.harness import free_port
 from tests.cli.processes import RECIPE, Run, Served, command, wait_until
 
 
@@ -57,9 +57,7 @@ def recipe(tmp_path: Path) -> Path:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for all tests of a file."""
     folder = tmp_path_factory.mktemp("served")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     storage = folder / "storage"
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(

@@ -102,6 +102,16 @@ def test_a_session_is_opened_with_the_token_and_joined_with_the_invite(served: S
     assert losses[-1] < losses[0] / 10
 
 
+def test_the_doctor_says_by_its_exit_code_whether_something_is_in_the_way(
+    served: Served, run: Run, recipe: Path
+) -> None:
+    link, _ = open_session(run, served, recipe)
+    found = run("doctor", link)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert link.partition("#")[2] not in found.stdout
+    assert run("doctor", "http://127.0.0.1:1", "--seconds", "2").returncode == 1
+
+
 def test_a_wrong_token_opens_nothing(served: Served, run: Run, recipe: Path) -> None:
     before = session_ids(served)
     done = run("host", str(recipe), "--server", served.url, JUPYTER_SWARM_TOKEN="wrong")

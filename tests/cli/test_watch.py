@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
+
+from tests.cli.processes import gone, wait_until
 
 # A process, and one that it has started; they print their ids and stay.
 _FAMILY = """
@@ -27,16 +27,6 @@ watcher.wait()
 """
 
 WATCH = [sys.executable, "-m", "jupyter_swarm.cli.watch"]
-Gone = Callable[[list[psutil.Process]], bool]
-
-
-@pytest.fixture
-def gone() -> Gone:
-    def gone_(processes: list[psutil.Process]) -> bool:
-        _, alive = psutil.wait_procs(processes, timeout=10)
-        return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
-
-    return gone_
 
 
 def start(code: str, *arguments: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
@@ -46,7 +36,7 @@ def start(code: str, *arguments: str) -> tuple[subprocess.Popen[str], list[psuti
     return starter, [psutil.Process(pid) for pid in pids]
 
 
-def test_everything_ends_when_the_starter_is_killed(tmp_path: Path, gone: Gone) -> None:
+def test_everything_ends_when_the_starter_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     starter, family = start(_STARTER, str(folder))
@@ -54,11 +44,11 @@ def test_everything_ends_when_the_starter_is_killed(tmp_path: Path, gone: Gone) 
     starter.kill()
     starter.communicate()
     assert len(family) == 2
-    assert gone([*family, *watcher])
+    assert wait_until(lambda: all(map(gone, [*family, *watcher])), 10)
     assert not folder.exists()
 
 
-def test_on_request_everything_ends_and_the_folder_stays(tmp_path: Path, gone: Gone) -> None:
+def test_on_request_everything_ends_and_the_folder_stays(tmp_path: Path) -> None:
     watcher = subprocess.Popen(
         [*WATCH, "--remove", str(tmp_path), "--", sys.executable, "-c", _FAMILY],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -67,7 +57,7 @@ def test_on_request_everything_ends_and_the_folder_stays(tmp_path: Path, gone: G
     family = [psutil.Process(int(text)) for text in watcher.stdout.readline().split()]
     watcher.communicate("stop\n", timeout=10)
     assert watcher.returncode == 0
-    assert gone(family)
+    assert wait_until(lambda: all(map(gone, family)), 10)
     assert tmp_path.exists()
 
 
