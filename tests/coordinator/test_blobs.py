@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,20 @@ async def test_members_fetch_what_their_session_names_and_nothing_else(swarm: Sw
         assert (answer.code, answer.body) == (200, data)
         assert answer.headers["Content-Type"] == "application/octet-stream"
     assert (await swarm.call("GET", f"sessions/{session}/blobs/{sha256(other)}", peer)).code == 400
+
+
+async def test_a_download_that_breaks_off_is_no_error_of_the_server(
+    swarm: Swarm, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytes(32 << 20)
+    (await swarm.manager.storage()).blobs.put(data)
+    session = await swarm.open_session(facts={"data": sha256(data)})
+    (header,) = (await swarm.member(session, "peer")).items()
+    reader, writer = await asyncio.open_connection("127.0.0.1", swarm.port)
+    path = f"{swarm.base}swarm/api/sessions/{session}/blobs/{sha256(data)}"
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{': '.join(header)}\r\n\r\n".encode())
+    assert b"200" in await reader.readline()
+    writer.transport.abort()
+    while not any("GET" in record.getMessage() and sha256(data) in record.getMessage() for record in caplog.records):
+        await asyncio.sleep(0.01)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
