@@ -9,13 +9,17 @@ import torch
 
 from jupyter_swarm.coordinator.numbers import Numbers
 from jupyter_swarm.peer.compute import Computer
+from jupyter_swarm.protocol.errors import SwarmError
 from jupyter_swarm.protocol.layout import Stream
+from jupyter_swarm.protocol.manifest import read_manifest
 from jupyter_swarm.protocol.records import Contributor, Range, RoundRecord
 from jupyter_swarm.protocol.rules import SGD, RoundRule
 from jupyter_swarm.shards.gradients import GradientSum
 from jupyter_swarm.shards.pseudo_gradient import PseudoGradient
 from jupyter_swarm.shards.vector import FlatVector
+from jupyter_swarm.store.blobs import Blobs
 from jupyter_swarm.store.paths import StoreRoot
+from jupyter_swarm.store.rows import StoredCheckpoint
 
 from .classroom import Classroom
 from .member_process import computer_of
@@ -35,12 +39,13 @@ class Account(msgspec.Struct, frozen=True):
     samples_twice: int
     samples_skipped: int
     relative_error: float
+    checkpoints_torn: int
     late: int = 0
 
     def problems(self) -> list[str]:
         """What is wrong, in words."""
         wrong = [f"{name}: {getattr(self, name)}" for name in ("rounds_lost", "rounds_torn", "samples_lost",
-                 "samples_twice") if getattr(self, name)]  # fmt: skip
+                 "samples_twice", "checkpoints_torn") if getattr(self, name)]  # fmt: skip
         if not self.digests_equal:
             wrong.append("digests differ")
         if not self.relative_error <= 1e-4:
@@ -74,6 +79,7 @@ def account_of(
         samples_twice=twice,
         samples_skipped=sum(stop - start for start, stop in skipped),
         relative_error=_error_of(room, records, view),
+        checkpoints_torn=sum(not _complete(room, checkpoint) for checkpoint in room.checkpoints()),
     )
 
 
@@ -110,6 +116,17 @@ def _whole(room: Classroom, record: RoundRecord) -> bool:
         and sum(weights) == record.samples
         and shards == [shard.index for shard in room.layout.trained_shards]
     )
+
+
+def _complete(room: Classroom, checkpoint: StoredCheckpoint) -> bool:
+    """Whether all files of a checkpoint are there, as its manifest has them."""
+    blobs = Blobs(StoreRoot(room.storage).blobs)
+    try:
+        for entry in read_manifest(blobs.read(checkpoint.manifest)).files:
+            blobs.read(entry.sha256)
+    except SwarmError:
+        return False
+    return True
 
 
 def _fits(record: RoundRecord, contributor: Contributor, rule: RoundRule) -> bool:

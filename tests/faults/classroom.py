@@ -26,6 +26,7 @@ from jupyter_swarm.protocol.rules import SessionSettings, SessionSpec
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.store.database import Database
 from jupyter_swarm.store.paths import StoreRoot
+from jupyter_swarm.store.rows import StoredCheckpoint
 from jupyter_swarm.strategies import rules_of
 
 from . import processes
@@ -200,11 +201,13 @@ class Classroom:
 
     def recorded(self) -> list[RoundRecord]:
         """The records on disk, while no server runs."""
-        database = Database(StoreRoot(self.storage).database)
-        try:
+        with contextlib.closing(Database(StoreRoot(self.storage).database)) as database:
             return list(database.rounds(self.session))
-        finally:
-            database.close()
+
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        """The checkpoints on disk, while no server runs."""
+        with contextlib.closing(Database(StoreRoot(self.storage).database)) as database:
+            return database.checkpoints(self.session)
 
     # --- what is waited for
 

@@ -51,6 +51,7 @@ def _matrix() -> list[Kill]:
             Kill("mid-rename", SERVER, holders, 5, note=" of packets"),
             Kill("mid-rename", SERVER, holders, 7, note=" of a snapshot"),
             Kill("mid-snapshot", SERVER, holders, 2),
+            Kill("mid-checkpoint", SERVER, holders, 2),
         ]
     return [
         *kills,
@@ -104,10 +105,12 @@ MATRIX = [*_matrix(), *_matrix_of_steps()]
 def run_kill(kill: Kill, folder: Path) -> Account:
     """Run one cell; the account of the class afterwards. Raises `Gone` if something stands still."""
     before: list[RoundRecord] = []
-    with classroom(folder, kill.size, f"{kill.point}:{kill.nth}" if kill.victim == SERVER else "") as room:
+    moments = {kill.victim: f"{kill.point}:{kill.nth}"}
+    checkpoint_rounds = 2 if kill.point == "mid-checkpoint" else 0
+    with classroom(folder, kill.size, moments.get(SERVER, ""), checkpoint_rounds=checkpoint_rounds) as room:
         if kill.holders == 2:
-            room.start_holder(f"{kill.point}:{kill.nth}" if kill.victim == HOLDER else "")
-        room.start(VICTIM, f"{kill.point}:{kill.nth}" if kill.victim == VICTIM else "")
+            room.start_holder(moments.get(HOLDER, ""))
+        room.start(VICTIM, moments.get(VICTIM, ""))
         room.start(OTHER)
         room.killed(kill.victim)
         if kill.victim == SERVER:
@@ -131,7 +134,9 @@ def run_late(moment: str, folder: Path) -> Account:
         before = room.recorded()
         room.start_server()
         digests = room.finish(more=1)
-    return account_for(room, digests, before)
+    account = account_for(room, digests, before)
+    assert account.late, "no contribution was late"
+    return account
 
 
 def run_moments(seed: int, kills: int, folder: Path, size: Size = MANY_SHARDS) -> Account:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.store.disks import filled, small_disk_at
 
 from .account import account_for
 from .classroom import classroom, until
@@ -63,17 +62,8 @@ def test_a_peer_with_another_model_is_told_the_first_difference(tmp_path: Path) 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 24 MiB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if not hasattr(os, "geteuid") or os.geteuid():
-        pytest.skip("only root can mount a small disk")
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"no small disk can be mounted: {made.stderr.decode().strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_disk_at(tmp_path / "disk", "24m") as folder:
+        yield folder
 
 
 def test_a_full_disk_pauses_the_session_which_goes_on_when_there_is_room(tmp_path: Path, small_disk: Path) -> None:
@@ -81,12 +71,10 @@ def test_a_full_disk_pauses_the_session_which_goes_on_when_there_is_room(tmp_pat
         room.start("ann")
         room.start("bob")
         room.wait_version(2)
-        filler = small_disk / "filler"
-        _fill(filler)
-        until(lambda: room.status()["state"] == "paused", room.describe)
-        status = room.status()
+        with filled(small_disk):
+            until(lambda: room.status()["state"] == "paused", room.describe)
+            status = room.status()
         assert "disk is full" in status["reason"]
-        filler.unlink()
         room.client.act(room.session, "resume")
         digests = room.finish()
         finished = room.status()["version"]
@@ -99,11 +87,9 @@ def test_a_server_that_dies_on_a_full_disk_has_lost_nothing(tmp_path: Path, smal
     with classroom(tmp_path, CHUNKS, storage=small_disk / "store") as room:
         room.start("ann")
         room.wait_version(2)
-        filler = small_disk / "filler"
-        _fill(filler)
-        until(lambda: room.status()["state"] == "paused", room.describe)
-        room.kill("server")
-        filler.unlink()
+        with filled(small_disk):
+            until(lambda: room.status()["state"] == "paused", room.describe)
+            room.kill("server")
         before = room.recorded()
         room.start_server()
         if room.status()["state"] == "paused":
@@ -113,8 +99,21 @@ def test_a_server_that_dies_on_a_full_disk_has_lost_nothing(tmp_path: Path, smal
     assert account_for(room, digests, before).problems() == []
 
 
-def _fill(path: Path) -> None:
-    """Use up the disk."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(65536))
+def test_checkpoints_that_fill_the_disk_cost_no_round_and_can_be_deleted(tmp_path: Path, small_disk: Path) -> None:
+    with classroom(tmp_path, CHUNKS, storage=small_disk / "store", checkpoint_rounds=1) as room:
+        room.start("ann")
+        until(lambda: room.status()["state"] == "paused", room.describe)
+        assert "disk is full" in room.status()["reason"]
+        first, *others = room.client.checkpoints(room.session)
+        for checkpoint in others:
+            room.client.delete_checkpoint(room.session, checkpoint["number"])
+        room.client.change(room.session, {"checkpoint_rounds": 0})
+        room.client.act(room.session, "resume")
+        digests = room.finish()
+        kept = room.client.checkpoints(room.session)
+    assert others
+    assert [(one["version"], one["name"]) for one in kept] == [
+        (first["version"], first["name"]),
+        (kept[-1]["version"], "final"),
+    ]
+    assert account_for(room, digests, []).problems() == []

@@ -24,6 +24,7 @@ SOME = [
     Kill("mid-rename", SERVER, 1, 7, note=" of a snapshot"),
     Kill("prepared", HOLDER, 2, 3),
     Kill("mid-snapshot", HOLDER, 2, 1),
+    Kill("mid-checkpoint", SERVER, 1, 2),
     Kill("mid-upload", VICTIM, 1, 2, LOCAL),
     Kill("before-record", SERVER, 1, 3, LOCAL),
     Kill("recorded", SERVER, 1, WARM_ROUNDS, WARM),
@@ -44,9 +45,7 @@ def test_kills_at_random_moments_lose_and_tear_nothing(size: Size, tmp_path: Pat
 
 
 def test_a_contribution_that_is_a_round_late_counts_once(tmp_path: Path) -> None:
-    account = run_late("recorded:2", tmp_path)
-    assert account.problems() == []
-    assert account.late >= 1
+    assert run_late("recorded:2", tmp_path).problems() == []
 
 
 def test_a_server_that_stops_in_good_order_is_missed_and_goes_on(tmp_path: Path) -> None:
@@ -69,6 +68,7 @@ def test_the_account_would_notice(tmp_path: Path) -> None:
     with classroom(tmp_path) as room:
         room.start("ann")
         digests = room.finish()
+        assert len(room.client.checkpoints(room.session)) == 1
     records = room.recorded()
     assert account_of(room, records, digests, records).problems() == []
     second, third = records[1:3]
@@ -88,3 +88,6 @@ def test_the_account_would_notice(tmp_path: Path) -> None:
     assert "rounds_lost" in words(second, fewer)
     wrong = account_of(room, records, {**digests, "bob": "0" * 64}, records)
     assert wrong.problems() == ["digests differ"]
+    (final,) = room.checkpoints()
+    (room.storage / "blobs" / final.manifest).unlink()
+    assert account_of(room, records, digests, records).problems() == ["checkpoints_torn: 1"]
