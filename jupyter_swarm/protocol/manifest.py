@@ -24,9 +24,13 @@ INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 CHUNK_BYTES = 16 << 20
 """Files are checked, and fetched again, in pieces of so many bytes."""
 
-# Names that every file system takes, and that lead nowhere else.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,118}[A-Za-z0-9_]|[A-Za-z0-9_]")
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|manifest\.json|model.*\.safetensors.*|.*\.part")
+# Names that every file system takes and that lead nowhere else. Windows has devices with some; what is not whole yet
+# ends with .part.
+_NAME = re.compile(
+    r"(?i)(?!(con|prn|aux|nul|com\d|lpt\d)(\.|$)|.*\.part$|manifest\.json$)[a-z0-9_]([a-z0-9_.-]{0,118}[a-z0-9_])?",
+    re.ASCII,
+)
+_OWN = re.compile(r"(?i)model.*\.safetensors.*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -143,7 +147,7 @@ def read_manifest(data: bytes) -> Manifest:
     for entry in manifest.files:
         whole = len(entry.chunks) == -(-entry.bytes // CHUNK_BYTES) and entry.bytes >= 0
         hashes = all(_SHA256.fullmatch(sha256) for sha256 in (entry.sha256, *entry.chunks))
-        if not _NAME.fullmatch(entry.name) or entry.name == MANIFEST_FILE or not whole or not hashes:
+        if not _NAME.fullmatch(entry.name) or not whole or not hashes:
             raise CheckpointError(f"The checkpoint's manifest has no proper entry for a file {entry.name[:80]!r}.")
     if len({name.lower() for name in names}) < len(names) or not manifest.weights:
         raise CheckpointError("The checkpoint's manifest names a file twice, or no parameters.")
@@ -154,7 +158,7 @@ def check_export_names(names: Iterable[str]) -> None:
     """Raises `CheckpointError` unless files of these names can lie in a checkpoint beside its own."""
     seen: set[str] = set()
     for name in names:
-        if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name) or name.lower() in seen:
+        if not _NAME.fullmatch(name) or _OWN.fullmatch(name) or name.lower() in seen:
             raise CheckpointError(
                 f"A checkpoint cannot have a file {name[:80]!r}.",
                 "It is named twice, is the checkpoint's own, or is no plain file name.",

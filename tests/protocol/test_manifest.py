@@ -44,7 +44,25 @@ def test_a_field_of_a_later_release_is_passed_over_and_a_later_format_refused() 
 
 @pytest.mark.parametrize(
     "name",
-    ["../model.safetensors", "/etc/passwd", "a\\b", "", "..", "c:config.json", ".hidden", "manifest.json", "trailing."],
+    [
+        "../model.safetensors",
+        "/etc/passwd",
+        "a\\b",
+        "",
+        "..",
+        "c:config.json",
+        ".hidden",
+        "manifest.json",
+        "Manifest.json",
+        "trailing.",
+        "nul",
+        "AUX.json",
+        "com1.txt",
+        "config.json.part",
+        "a\n",
+        "x" * 121,
+        "\u017f.json",
+    ],
 )
 def test_a_file_that_could_lie_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match="no proper entry"):
