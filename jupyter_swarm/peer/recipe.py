@@ -25,7 +25,15 @@ import torch
 from ..protocol.errors import RecipeError
 from ..protocol.rules import OptimizerRule, Sophia
 from ..strategies import Strategy
-from .source import check_source, distribution_of, hash_source, is_installed, missing_packages, with_constants
+from .source import (
+    check_source,
+    distribution_of,
+    hash_source,
+    is_installed,
+    is_requirement,
+    missing_packages,
+    with_constants,
+)
 
 _READY = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -67,7 +75,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     autocast: the narrower numbers that matrix products compute with ("": as the model is).
     rounds: the session ends after so many (0: when somebody stops it).
     evaluate_every: rounds between held-out evaluations (0: only at the end).
-    requires: distributions to install, as for pip. device: the kind that it needs. memory: bytes that it needs there.
+    requires: distributions to install, with their versions if these matter.
+    device: the kind that it needs. memory: bytes that it needs there.
     source: the text it came from; set by `from_source`.
 
     Raises `RecipeError` for a value that cannot work.
@@ -96,7 +105,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         self._check_functions()
-        least_values = {"micro_batch": 1, "predictions": 1, "rounds": 0, "evaluate_every": 0, "memory": 0}
+        least_values = {"micro_batch": 1, "predictions": 1, "rounds": 0, "evaluate_every": 0, "seed": 0, "memory": 0}
         for field, least in least_values.items():
             value = getattr(self, field)
             if not isinstance(value, int) or value < least:
@@ -113,6 +122,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         requires: Any = self.requires
         if isinstance(requires, str):
             raise RecipeError(f"requires is {requires!r}.", todo=f"Write requires=({requires!r},).")
+        for name in requires:
+            if not (isinstance(name, str) and is_requirement(name)):
+                raise RecipeError(f"requires has {name!r}.", todo="Write a distribution's name: 'tokenizers>=0.19'.")
 
     def _check_functions(self) -> None:
         for field in ("model", "data", "loss", "sampled_loss", "sample", "export"):
@@ -149,7 +161,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     def build(self) -> torch.nn.Module:
         """A new model with the recipe's first parameters; the caller's random state stays as it was."""
-        with torch.random.fork_rng(devices=[]):
+        begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call, unused-ignore]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if begun else ()):
             torch.manual_seed(self.seed)
             model = call(self.model, "model()")
         if not isinstance(model, torch.nn.Module):
@@ -188,7 +201,7 @@ def read_recipe(name_or_path: str | Path) -> tuple[str, Path]:
                 todo=f"Name a ready one ({ready}), or the path of a .py file.",
             )
     try:
-        return path.read_text(encoding="utf-8"), path
+        return path.read_text(encoding="utf-8-sig"), path  # editors of Windows begin files with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"The recipe {path} cannot be read.", str(error), "Check the path and that the file is UTF-8."

@@ -12,13 +12,16 @@ import symtable
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from ..protocol.errors import RecipeError
 
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Nothing that means something else to a shell: people copy the line that installs it.
+_REQUIREMENT = re.compile(_DISTRIBUTION.pattern + r"(\[[A-Za-z0-9._, -]*\])?[A-Za-z0-9._,<>=!~* +]*")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*")
 _MAGIC = re.compile(r"\s*(?:%|!|\?|[\w, ]+=\s*[%!])|.*\?\s*$")
 _OWN = {"__file__", "__builtins__", "__annotations__", "__class__", "__module__", "__qualname__", "WindowsError"}
@@ -47,25 +50,37 @@ def check_source(text: str, filename: str, path: Path | None = None) -> CodeType
     Raises `RecipeError` for a syntax error, a notebook command, an import of a module that is not installed or not
     covered by the recipe's hash, and a global name that the text does not define.
     """
-    try:
+    with _only_python(text):
         tree = ast.parse(text, filename)
-        code = compile(tree, filename, "exec")
+        code = compile(tree, filename, "exec", dont_inherit=True)  # this module's own __future__
         table = symtable.symtable(text, filename, "exec")
-    except SyntaxError as error:
-        raise _syntax_error(text, error) from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise RecipeError("The recipe is not Python.", str(error) or "It is nested too deeply.") from None
-    _refuse_local_imports(tree, path)
-    _refuse_missing_imports(tree)
-    _refuse_undefined(tree, table)
-    return code
+        _refuse_local_imports(tree, path)
+        _refuse_missing_imports(tree)
+        _refuse_undefined(tree, table)
+        return code
+
+
+def readable(text: str) -> str:
+    """`text` for a screen: characters that could hide some of it from its reader (control characters, marks that turn
+    the direction of writing) are written as escapes."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def missing_packages(names: tuple[str, ...], why: str) -> RecipeError:
     """The error that says what to install."""
+    # A shell takes >= for something else.
+    words = (name if _DISTRIBUTION.fullmatch(name) else f'"{name}"' for name in names)
     return RecipeError(
-        f"The recipe needs what is not installed here: {', '.join(names)}.", why, f"Run: pip install {' '.join(names)}"
+        f"The recipe needs what is not installed here: {', '.join(names)}.", why, f"Run: pip install {' '.join(words)}"
     )
+
+
+def is_requirement(text: str) -> bool:
+    """Whether `text` names a distribution and perhaps its versions, and is safe to show in a line for a shell."""
+    return _REQUIREMENT.fullmatch(text) is not None
 
 
 def distribution_of(module: str) -> str:
@@ -85,17 +100,15 @@ def is_installed(requirement: str) -> bool:
 
 def with_constants(text: str, constants: Mapping[str, Any]) -> str:
     """`text` with other literals in its top-level assignments to names in capitals. Raises `RecipeError`."""
-    try:
-        tree = ast.parse(text)
-    except SyntaxError as error:
-        raise _syntax_error(text, error) from None
-    found = _constants(tree)
-    lines = text.encode().splitlines(keepends=True)
-    # From the end, so that the places before stay where they are; columns count UTF-8 bytes.
-    for name in sorted(constants, key=lambda name: -found[name].lineno if name in found else 0):
+    with _only_python(text):
+        found = _constants(ast.parse(text))
+    for name in constants:
         if name not in found:
             there = ", ".join(f"{name}={ast.literal_eval(node)!r}" for name, node in found.items())
             raise RecipeError(f"The recipe has no constant {name}.", todo=f"It has: {there or 'none'}.")
+    lines = text.encode().splitlines(keepends=True)
+    # From the end, so that the places before stay where they are; columns count UTF-8 bytes.
+    for name in sorted(constants, key=lambda name: (found[name].lineno, found[name].col_offset), reverse=True):
         node = found[name]
         value = _literal(name, constants[name], ast.literal_eval(node)).encode()
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
@@ -140,10 +153,21 @@ def _literal(name: str, value: Any, old: Any) -> str:
     )
 
 
+@contextmanager
+def _only_python(text: str) -> Iterator[None]:
+    try:
+        yield
+    except SyntaxError as error:
+        raise _syntax_error(text, error) from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise RecipeError("The recipe is not Python.", str(error) or "It is nested too deeply.") from None
+
+
 def _syntax_error(text: str, error: SyntaxError) -> RecipeError:
-    lines = text.splitlines()
-    number = error.lineno or 0
-    line = lines[number - 1] if 0 < number <= len(lines) else ""
+    if not error.lineno:
+        return RecipeError("The recipe is not Python.", error.msg)
+    lines, number = text.splitlines(), error.lineno
+    line = lines[number - 1] if number <= len(lines) else ""
     if _MAGIC.match(line):
         return RecipeError(
             f"Line {number} of the recipe is a command of the notebook: {line.strip()}",
@@ -212,7 +236,7 @@ def _literal_requires(tree: ast.Module) -> tuple[str, ...]:
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "requires":
             try:
-                return tuple(str(name) for name in ast.literal_eval(node.value))
+                return tuple(name for name in map(str, ast.literal_eval(node.value)) if is_requirement(name))
             except (ValueError, TypeError):
                 return ()
     return ()
@@ -223,18 +247,17 @@ def _local_file(name: str, path: Path | None) -> str:
     if name.startswith("."):
         return "files beside it"
     top = name.split(".")[0]
+    if top == "__main__":
+        return "the notebook"
     if top in sys.stdlib_module_names or top == __name__.split(".")[0]:
         return ""
-    if path is not None:
-        for beside in (path.parent / f"{top}.py", path.parent / top):
-            if beside.exists() and not _is_site(beside):
-                return str(beside)
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        return ""
+        spec = None
     if spec is None:
-        return ""
+        beside = (path.parent / f"{top}.py", path.parent / top) if path is not None else ()
+        return next((str(place) for place in beside if place.exists()), "")
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
     local = [place for place in places if place not in ("built-in", "frozen") and not _is_site(Path(place))]
     return local[0] if local else ""

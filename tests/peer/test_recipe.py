@@ -70,6 +70,9 @@ def test_the_model_is_built_under_the_seed_and_the_callers_random_state_stays() 
         (GOOD.replace("seed=5", "autocast='fp8'"), "'bfloat16'"),
         (GOOD.replace("seed=5", "device='tpu'"), "'cuda'"),
         (GOOD.replace("seed=5", "requires='numpy'"), "requires=('numpy',)"),
+        (GOOD.replace("seed=5", "requires=('numpy; rm -rf ~',)"), "requires has 'numpy; rm -rf ~'"),
+        (GOOD.replace("seed=5", "requires=('--index-url=x',)"), "requires has"),
+        (GOOD.replace("seed=5", "seed='five'"), "seed is 'five'"),
         (GOOD.replace("SGD(lr=0.1)", "0.1"), "Choose one of SGD, AdamW, Sophia"),
         (GOOD.replace("EveryStep(target_batch=8)", "EveryStep"), "Choose one of EveryStep, LocalUpdates, WarmStart"),
         (GOOD.replace("SGD(", "Sophia(").replace("import SGD", "import Sophia"), "sampled_loss"),
@@ -100,11 +103,10 @@ def test_a_module_in_the_working_directory_is_local_too(tmp_path: Path, monkeypa
         Recipe.from_source("import swarm_test_helper\n" + GOOD)
 
 
-def test_dataclasses_work_in_recipes() -> None:
-    text = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n"
-    )
-    assert Recipe.from_source(text + GOOD).name == "line"
+@pytest.mark.parametrize(("future", "kind"), [("from __future__ import annotations\n", "'int'"), ("", "int")])
+def test_dataclasses_work_in_recipes_as_in_modules(future: str, kind: str) -> None:
+    text = future + "from dataclasses import dataclass, fields\n@dataclass\nclass A:\n    x: int = 1\n"
+    assert Recipe.from_source(f"{text}assert fields(A)[0].type == {kind}\n{GOOD}").name == "line"
 
 
 def test_an_error_of_recipe_code_names_its_line() -> None:
@@ -123,8 +125,8 @@ def test_a_model_function_that_raises_or_returns_something_else() -> None:
 
 def test_names_paths_and_what_is_neither(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(GOOD)
-    assert load_recipe(path).name == "line"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert load_recipe(path).source == GOOD
     assert load_recipe("digits").name == "digits"
     for missing in ("no_such_recipe", "../digits", "__init__", tmp_path / "gone.py"):
         with pytest.raises(RecipeError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import jupyter_swarm
 from jupyter_swarm.peer.recipe import Recipe, load_recipe
 from jupyter_swarm.peer.source import _refuse_undefined, check_source, with_constants
 from jupyter_swarm.protocol.errors import RecipeError
@@ -28,7 +29,9 @@ def test_a_syntax_error_is_shown_with_its_line_and_place() -> None:
     assert "    y = (2 +\n        ^" in said
 
 
-@pytest.mark.parametrize("text", ["return 5\n", "def f():\n    nonlocal x\n", "x = '\0'\n"])
+@pytest.mark.parametrize(
+    "text", ["return 5\n", "def f():\n    nonlocal x\n", "x = '\0'\n", "x = " + "1 + " * 3000 + "1\n"]
+)
 def test_what_the_compiler_refuses_is_a_syntax_error_too(text: str) -> None:
     assert "line" in problem_of(text) or "not Python" in problem_of(text)
 
@@ -177,11 +180,9 @@ def test_no_module_of_the_standard_library_gives_a_false_alarm() -> None:
 
 
 def test_the_ready_recipes_define_all_they_use() -> None:
-    folder = Path(ast.__file__)
-    import jupyter_swarm.recipes
-
-    folder = Path(jupyter_swarm.recipes.__file__).parent
-    for path in folder.glob("[a-z]*.py"):
+    paths = list(Path(jupyter_swarm.__file__).parent.glob("recipes/[a-z]*.py"))
+    assert paths
+    for path in paths:
         check_source(path.read_text(encoding="utf-8"), "<recipe>", path)
 
 
@@ -198,12 +199,25 @@ def test_local_modules_named_in_calls_are_refused(line: str, tmp_path: Path) -> 
         check_source(text, "<recipe>", tmp_path / "mine.py")
 
 
+def test_what_lies_beside_a_recipe_does_not_hide_what_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    check_source("import torch\n", "<recipe>", tmp_path / "mine.py")
+    (tmp_path / "helpers").mkdir()
+    with pytest.raises(RecipeError, match="local module helpers in line 1"):
+        check_source("import helpers\n", "<recipe>", tmp_path / "mine.py")
+
+
+def test_names_of_the_notebook_cannot_be_imported() -> None:
+    assert "local module __main__ in line 2" in problem_of("\nfrom __main__ import helper\n")
+
+
 def test_a_missing_import_says_what_to_install_before_anything_runs(tmp_path: Path) -> None:
     text = f"open({str(tmp_path / 'ran')!r}, 'w')\nimport surely_not_there.part\n"
     with pytest.raises(RecipeError, match="pip install surely_not_there"):
         Recipe.from_source(text)
     assert not (tmp_path / "ran").exists()
-    assert "pip install surely-not>=2" in problem_of(text + "recipe = dict(requires=('surely-not>=2',))\n")
+    needed = "recipe = dict(requires=('surely-not>=2', 'x; rm -rf ~', 'surely-too'))\n"
+    assert problem_of(text + needed).endswith('Run: pip install "surely-not>=2" surely-too')
 
 
 def test_an_import_that_may_not_be_needed_is_no_problem() -> None:
@@ -243,6 +257,8 @@ def test_constants_are_replaced_in_the_text_and_nothing_else_is() -> None:
     assert (found["NOTHING"], found["TWICE"]) == ([1], 16)
     assert "# both on one line" in text
     assert with_constants(CONSTANTS, {"SIZE": "small"}).replace("'small'", '"small"') == CONSTANTS
+    both = values(with_constants(CONSTANTS, {"SIZE": "a", "NAME": "b"}))
+    assert (both["SIZE"], both["NAME"]) == ("a", "b")
 
 
 @pytest.mark.parametrize("name", ["TWICE", "AGAIN", "lower", "HIDDEN", "SIZ"])
