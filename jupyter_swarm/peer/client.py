@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,11 +18,13 @@ import msgspec
 from ..protocol.errors import (
     InviteError,
     LinkError,
+    RecipeError,
     Refusal,
     SessionError,
     SettingError,
     StoreError,
     SwarmError,
+    VersionMismatch,
 )
 from ..protocol.invites import INVITE_HEADER, OWNER_HEADER, Invite, Role, parse_invite
 from ..protocol.layout import Layout
@@ -29,8 +34,8 @@ SERVER_VARIABLE = "JUPYTER_SWARM_SERVER"
 OWNER_VARIABLE = "JUPYTER_SWARM_OWNER"
 
 _TIMEOUT = httpx.Timeout(30.0, read=120.0)
-_WRITING_SECONDS = 1800.0
-"""How long the server may take to write a checkpoint of a large model."""
+_WRITING = httpx.Timeout(30.0, read=1800.0)
+"""For what the server answers when it has written a checkpoint of a large model."""
 # As the link does it: no proxy leads to this very machine.
 _MOUNTS: Mapping[str, None] = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 _ERRORS: dict[int, type[SwarmError]] = {
@@ -64,7 +69,8 @@ class Probe(NamedTuple):
 class Client:
     """Requests to one server. Raises `LinkError` if it does not answer, else the error that it answers with.
 
-    server: its base URL, without a slash at its end. headers: who asks; they appear in no log.
+    server: its base URL, without a slash at its end. headers: who asks; they appear in no log. Every method may be
+    called from any thread.
     """
 
     def __init__(self, server: str, headers: Mapping[str, str]) -> None:
@@ -75,10 +81,8 @@ class Client:
     def of_owner(cls, server: str | None = None) -> Client:
         """The server that started this kernel, or the one at `server`: its URL with ?token=… as Jupyter prints it."""
         if server:
-            parts = urlsplit(server)
-            token = parse_qs(parts.query).get("token", [""])[0]
-            path = parts.path.rstrip("/").removesuffix("/lab").removesuffix("/tree")
-            base = f"{parts.scheme}://{parts.netloc}{path}"
+            base = base_of(server)
+            token = parse_qs(urlsplit(server).query).get("token", [""])[0]
             if token:
                 return cls(base, {"Authorization": f"token {token}"})
             if base != os.environ.get(SERVER_VARIABLE):
@@ -108,12 +112,22 @@ class Client:
     # --- what can be asked
 
     def describe(self, session: str) -> dict[str, Any]:
-        """What there is to know of a session."""
-        return self._ask("GET", f"sessions/{session}")
+        """What there is to know of a session; its "spec" as a `SessionSpec`. Raises `VersionMismatch` for one that this
+        version cannot read."""
+        described = self._ask("GET", f"sessions/{session}")
+        try:
+            return {**described, "spec": msgspec.convert(described.get("spec"), SessionSpec)}
+        except msgspec.ValidationError as error:
+            raise VersionMismatch(
+                f"This version of jupyter_swarm does not know what {session} is.",
+                str(error),
+                "Install the version that the server has.",
+            ) from None
 
     def spec(self, session: str) -> SessionSpec:
         """What a session is."""
-        return msgspec.convert(self.describe(session)["spec"], SessionSpec)
+        spec: SessionSpec = self.describe(session)["spec"]
+        return spec
 
     def open(self, spec: SessionSpec, layout: Layout) -> str:
         """Open a session whose blobs are there; returns its id."""
@@ -133,6 +147,13 @@ class Client:
             raise LinkError("What the server sent is not what the session names.", todo="Try again.")
         return content
 
+    def recipe(self, session: str, sha256: str) -> str:
+        """The text of a session's recipe. Raises `RecipeError` if it is none."""
+        try:
+            return self.blob(session, sha256).decode()
+        except UnicodeDecodeError as error:
+            raise RecipeError("The session's recipe is not text.", str(error), "Tell whoever hosts it.") from None
+
     def blob_size(self, session: str, sha256: str) -> int:
         """Bytes of a blob that the session names."""
         answer = self._request("GET", f"sessions/{session}/blobs/{sha256}", headers={"Range": "bytes=0-0"})
@@ -140,8 +161,8 @@ class Client:
 
     def probe(self, seconds: float) -> Probe:
         """Ask, without a secret, what only jupyter_swarm answers in its way; that it refuses is as good."""
-        with self._connection(seconds) as client, self._reaching():
-            response = client.get(f"{self.server}/swarm/api/sessions")
+        with self._reaching():
+            response = self._http.get(f"{self.server}/swarm/api/sessions", timeout=seconds)
         try:
             msgspec.json.decode(response.content, type=_Problem)
             ours = response.status_code in _ERRORS
@@ -153,17 +174,12 @@ class Client:
     def blob_pieces(self, session: str, sha256: str, start: int = 0) -> Iterator[Iterator[bytes]]:
         """The bytes of a large blob that the session names, from `start` on, as they come; the caller checks them."""
         url = f"{self.server}/swarm/api/sessions/{session}/blobs/{sha256}"
-        try:
-            with (
-                httpx.Client(headers=self.headers, timeout=_TIMEOUT, mounts=_MOUNTS) as client,
-                client.stream("GET", url, headers={"Range": f"bytes={start}-"}) as response,
-            ):
-                if not response.is_success:
-                    response.read()
-                    raise _error_of(response, self.server)
-                yield response.iter_bytes()
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise _unreachable(self.server, error) from None
+        headers = {"Range": f"bytes={start}-"}
+        with self._reaching(), self._http.stream("GET", url, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                raise _error_of(response, self.server)
+            yield response.iter_bytes()
 
     def invite(self, session: str, role: Role, seconds: float = 0.0, capacity: int = 0, label: str = "") -> Invite:
         """A new invite; zeros mean the server's defaults."""
@@ -206,10 +222,7 @@ class Client:
 
     def make_checkpoint(self, session: str, name: str) -> dict[str, Any]:
         """Have the version that stands written; returns what `checkpoints` says of it once it is."""
-        body = msgspec.json.encode({"name": name})
-        answer = self._request("POST", f"sessions/{session}/checkpoints", body, seconds=_WRITING_SECONDS)
-        made: dict[str, Any] = msgspec.json.decode(answer.content)
-        return made
+        return self._ask("POST", f"sessions/{session}/checkpoints", msgspec.json.encode({"name": name}), _WRITING)
 
     def delete_checkpoint(self, session: str, number: int) -> None:
         """Remove a checkpoint from the server."""
@@ -229,9 +242,14 @@ class Client:
             after = page["next"]
         return found
 
-    def _ask(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:
-        answer: dict[str, Any] = msgspec.json.decode(self._request(method, path, content).content)
-        return answer
+    def _ask(
+        self, method: str, path: str, content: bytes | None = None, timeout: httpx.Timeout = _TIMEOUT
+    ) -> dict[str, Any]:
+        response = self._request(method, path, content, timeout=timeout)
+        try:
+            return msgspec.json.decode(response.content, type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise _not_ours(response, self.server) from None
 
     def _request(
         self,
@@ -239,26 +257,64 @@ class Client:
         path: str,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float | None = None,
+        timeout: httpx.Timeout = _TIMEOUT,
     ) -> httpx.Response:
-        with self._connection(seconds) as client, self._reaching():
-            response = client.request(method, f"{self.server}/swarm/api/{path}", content=content, headers=headers)
-        if response.is_success and "json" in response.headers.get("Content-Type", "json"):
-            return response
-        if response.is_success and "octet-stream" in response.headers.get("Content-Type", ""):
+        url = f"{self.server}/swarm/api/{path}"
+        with self._reaching():
+            response = self._http.request(method, url, content=content, headers=headers, timeout=timeout)
+        kind = response.headers.get("Content-Type", "json")
+        if response.is_success and ("json" in kind or "octet-stream" in kind):
             return response
         raise _error_of(response, self.server)
 
-    def _connection(self, seconds: float | None = None) -> httpx.Client:
-        timeout = _TIMEOUT if seconds is None else httpx.Timeout(seconds)
-        return httpx.Client(headers=self.headers, timeout=timeout, mounts=_MOUNTS)
+    @cached_property
+    def _http(self) -> httpx.Client:
+        try:
+            return httpx.Client(
+                headers=self.headers,
+                # A login that Jupyter offers in a cookie is not ours to keep.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                timeout=_TIMEOUT,
+                mounts=_MOUNTS,
+                # A server that has refused something may close the connection and not say so: none is used again.
+                limits=httpx.Limits(max_keepalive_connections=0),
+                # The same trust as the WebSocket's: the system's, with what schools and firms add to it.
+                verify=ssl.create_default_context(),
+            )
+        except (ImportError, ValueError) as error:
+            raise LinkError(
+                "From this machine nothing can be asked of a server.",
+                str(error),
+                "Check the proxies that it is told to use (HTTPS_PROXY, ALL_PROXY), and the token.",
+            ) from None
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
             yield
-        except (httpx.TransportError, httpx.InvalidURL, OSError) as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise _unreachable(self.server, error) from None
+
+
+def base_of(address: str) -> str:
+    """The base URL of the Jupyter server at an `address` as it is printed or copied: without token, name and password
+    of a user, /lab and /tree.
+
+    Raises `LinkError` if it is not an address.
+    """
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise LinkError(
+            "This is not the address of a server.",
+            "It does not begin with http:// or https://, or what follows is no address.",
+            "Pass the address that Jupyter prints when it starts.",
+        )
+    path = parts.path.rstrip("/").removesuffix("/lab").removesuffix("/tree")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
 
 
 def _unreachable(server: str, error: Exception) -> LinkError:
@@ -273,12 +329,16 @@ def _error_of(response: httpx.Response, server: str) -> SwarmError:
     try:
         problem = msgspec.json.decode(response.content, type=_Problem)
     except msgspec.DecodeError:
-        return LinkError(
-            f"What answers at {server} is not a Jupyter server with jupyter_swarm.",
-            f"It answered with HTTP status {response.status_code} and no reason.",
-            "Check the link; install jupyter_swarm where that Jupyter server runs and start it again.",
-        )
+        return _not_ours(response, server)
     kind = _ERRORS.get(response.status_code, SwarmError)
     if INVITE_HEADER.lower() in response.request.headers and response.status_code in (409, 410):
         kind = InviteError
     return kind(problem.what, problem.why, problem.todo)
+
+
+def _not_ours(response: httpx.Response, server: str) -> LinkError:
+    return LinkError(
+        f"What answers at {server} is not a Jupyter server with jupyter_swarm.",
+        f"It answered with HTTP status {response.status_code} and nothing that jupyter_swarm would say.",
+        "Check the link; install jupyter_swarm where that Jupyter server runs and start it again.",
+    )

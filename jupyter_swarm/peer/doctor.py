@@ -8,6 +8,7 @@ Nobody joins by this: the last thing said to the server is a `Hello` that agrees
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import ssl
 import threading
@@ -16,30 +17,18 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
-import msgspec
 from websockets.uri import WebSocketURI, parse_uri
 
-from .. import __version__
-from ..link.opening import Opened, find_proxy, open_websocket
-from ..link.wire import BINARY, CLOSE, TEXT, Reader, Writer
-from ..protocol.errors import InviteError, LinkError, ProtocolError, SwarmError, VersionMismatch
-from ..protocol.frames import HEADER_BYTES, Header, Kind, session_tag
-from ..protocol.invites import Invite, parse_invite
-from ..protocol.layout import CHUNK_ELEMENTS, Stream
-from ..protocol.messages import PROTOCOL_VERSION, Hello, Refused, encode, read_to_member
-from ..protocol.rules import Codec, RoundRule, SessionSpec
-from ..shards.codecs import encoded_bytes
-from .client import Client
+from ..link.opening import find_proxy, open_websocket
+from ..protocol.errors import InviteError, LinkError, SwarmError
+from ..protocol.invites import parse_invite
+from ..protocol.rules import SessionSpec
+from .client import Client, base_of
+from .diagnosis import Diagnosis, Step
+from .echo import ECHO_SECONDS, Speed, be_refused, estimate, measure
 
-_ECHO_SECONDS = 60.0
-_PINGS = 3
 _BLOCKED = "Something on the way (a proxy, a virus scanner) stops WebSockets: try another network, or ask for them."
-_SLOW_ROUND_SECONDS = 2.0
-_NO_RECIPE = "0" * 64
-_SHOWN_DIGITS = 12
 # https://www.openssl.org/docs/man3.0/man3/X509_STORE_CTX_get_error.html
 _UNKNOWN_AUTHORITY = (
     "Its certificate is signed by an authority that this machine does not know.",
@@ -56,43 +45,6 @@ _CERTIFICATE = {
     62: _OTHER_HOST,
     64: _OTHER_HOST,
 }
-
-
-class Step(msgspec.Struct, frozen=True):
-    """One thing that was looked at: whether it works, what was found, what to do about it."""
-
-    name: str
-    ok: bool
-    found: str
-    advice: str = ""
-
-
-class Diagnosis(msgspec.Struct, frozen=True):
-    """What `doctor` found, in the order in which a connection is made. Speeds in bytes/s, round trip in seconds; 0:
-    not measured. `print` it; no secret is in it."""
-
-    server: str
-    steps: tuple[Step, ...]
-    round_trip: float = 0.0
-    up: float = 0.0
-    down: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing stands in the way."""
-        return all(step.ok for step in self.steps)
-
-    def __str__(self) -> str:
-        width = max(len(step.name) for step in self.steps)
-        lines = [f"From this machine to {self.server}:" if self.server else "The link:"]
-        for step in self.steps:
-            lines.append(f"  {'ok     ' if step.ok else 'PROBLEM'}  {step.name:<{width}}  {step.found}")
-            if step.advice:
-                lines.append(f"{'':{width + 13}}{'->'} {step.advice}")
-        lines.append("Nothing stands in the way." if self.ok else "Mend the first problem, then ask again.")
-        return "\n".join(lines)
-
-    __repr__ = __str__
 
 
 _Found = tuple[str, str] | str
@@ -114,11 +66,12 @@ class _Examination:
         self._seconds = seconds
         self._steps: list[Step] = []
         self._server = ""
-        self._invite: Invite | None = None
-        self._spec: SessionSpec | None = None
+        self._session = ""
+        self._client = Client("", {})
+        self._spec: SessionSpec
         self._role = ""
         self._version = 0
-        self._echo = (0.0, 0.0, 0.0)
+        self._speed = Speed()
 
     def run(self) -> Diagnosis:
         link_ok = self._try("link", self._link)
@@ -126,12 +79,12 @@ class _Examination:
             checks: dict[str, Callable[[], _Found]] = {
                 "proxy": self._proxy, "name": self._name, "TCP": self._tcp, "TLS": self._tls, "HTTP": self._http,
             }  # fmt: skip
-            if link_ok and self._invite:
+            if link_ok and self._session:
                 checks |= {"invite": self._membership, "WebSocket": self._websocket, "speed": self._estimate}
             for name, check in checks.items():
                 if not self._try(name, check) or self._role not in ("", "peer", "holder"):
                     break
-        return Diagnosis(self._server, tuple(self._steps), *self._echo)
+        return Diagnosis(self._server, tuple(self._steps), *self._speed)
 
     def _try(self, name: str, check: Callable[[], _Found]) -> bool:
         try:
@@ -140,7 +93,7 @@ class _Examination:
             step = Step(name, True, said, advice)
         except SwarmError as error:
             step = Step(name, False, f"{error.what} {error.why}".strip(), error.todo)
-        except (OSError, EOFError, ValueError, HTTPException, httpx.HTTPError, ImportError) as error:
+        except (OSError, EOFError, ValueError, HTTPException) as error:
             step = Step(name, False, f"{type(error).__name__}: {error}", "Try again; then show this to the instructor.")
         self._steps.append(step)
         return step.ok
@@ -149,20 +102,13 @@ class _Examination:
 
     def _link(self) -> str:
         text = "".join(self._text.split())
-        try:
-            parts = urlsplit(text)
-            host = parts.hostname if parts.port != 0 else None
-        except ValueError:
-            host = None
-        if host and parts.scheme in ("http", "https"):
-            # Without a user's name and password, a token, or the invite's secret.
-            place = parts.netloc.rpartition("@")[2]
-            path = parts.path.partition("/swarm/join/")[0].rstrip("/").removesuffix("/lab").removesuffix("/tree")
-            self._server = f"{parts.scheme}://{place}{path}"
-        if self._server and not parts.fragment and "/swarm/join/" not in parts.path:
+        with contextlib.suppress(LinkError):
+            self._server = base_of(text.partition("/swarm/join/")[0])
+        if self._server and "#" not in text and "/swarm/join/" not in text:
             return "The address of a server; an invite link would be tried to the end."
-        self._invite = parse_invite(text)
-        return f"An invite to {self._invite.session}, complete."
+        invite = parse_invite(text)
+        self._server, self._session, self._client = base_of(invite.server), invite.session, Client.of_member(invite)
+        return f"An invite to {invite.session}, complete."
 
     @property
     def _uri(self) -> WebSocketURI:
@@ -267,26 +213,21 @@ class _Examination:
         )
 
     def _membership(self) -> tuple[str, str]:
-        invite = self._invite
-        assert invite is not None
-        described = Client.of_member(invite).describe(invite.session)
-        self._spec = msgspec.convert(described["spec"], SessionSpec)
+        described = self._client.describe(self._session)
+        self._spec = described["spec"]
         status = described["status"]
         if status is None:
-            raise InviteError("The invite is good, but the session does not run.", described["problem"])
+            todo = "Ask whoever hosts the session."
+            raise InviteError("The invite is good, but the session does not run.", described["problem"], todo)
         self._version = status["version"]
         role = self._role = described["your_role"]
         found = f"Good, for a {role}: {described['name']}, {status['state']}, {len(status['peers'])} connected."
         return found, "" if role in ("peer", "holder") else f"A {role} cannot train: that takes an invite for a peer."
 
     def _websocket(self) -> str:
-        invite = self._invite
-        assert invite is not None
-        member = Client.of_member(invite)
+        url = self._client.socket_url(self._session)
         try:
-            opened = open_websocket(
-                member.socket_url(invite.session), member.headers, self._seconds, lambda socket: None
-            )
+            opened = open_websocket(url, self._client.headers, self._seconds, lambda socket: None)
         except LinkError as error:
             raise LinkError(error.what, error.why, error.todo or _BLOCKED) from None
         late = threading.Event()
@@ -295,119 +236,30 @@ class _Examination:
             late.set()
             socket.socket.shutdown(opened.socket, socket.SHUT_RDWR)
 
-        timer = threading.Timer(_ECHO_SECONDS, cut)
+        timer = threading.Timer(ECHO_SECONDS, cut)
         timer.daemon = True
         timer.start()
         try:
-            self._echo = _measure(opened, invite.session)
+            self._speed = measure(opened, self._session)
             if self._role == "peer":
-                _hello(opened)
+                be_refused(opened)
         except (OSError, EOFError):
             raise LinkError(
                 "The WebSocket opens, but what is sent does not come back"
-                + (f" within {_ECHO_SECONDS:.0f} s." if late.is_set() else ": the connection is cut."),
+                + (f" within {ECHO_SECONDS:.0f} s." if late.is_set() else ": the connection is cut."),
                 todo=_BLOCKED,
             ) from None
         finally:
             timer.cancel()
             opened.stream.close()
             opened.socket.close()
-        trip, up, down = self._echo
+        trip, up, down = self._speed
         return (
             f"Open; 1 MiB came back whole. Round trip {1000 * trip:.0f} ms, up {up / 1e6:.3g} MB/s, "
             f"down {down / 1e6:.3g} MB/s."
         )
 
     def _estimate(self) -> tuple[str, str]:
-        invite, spec = self._invite, self._spec
-        assert invite is not None
-        assert spec is not None
-        size = Client.of_member(invite).blob_size(invite.session, spec.initial) if spec.initial else 0
-        trip, up, down = self._echo
-        return estimate(spec.rule_of(self._version + 1), size // 4, trip, up, down)
-
-
-def estimate(rule: RoundRule, elements: int, trip: float, up: float, down: float) -> tuple[str, str]:
-    """What a round of `rule` costs on a link of `up` and `down` bytes/s, in words, and what would make it cheaper."""
-    stream = rule.stream(Stream.GRADIENT)
-    sent, received = encoded_bytes(stream.up, elements), encoded_bytes(stream.down, elements)
-    seconds = sent / up + received / down + 2 * trip
-    once = f"once in {rule.inner_steps} steps" if rule.work == "steps" else "at every step"
-    found = f"{sent / 1e6:.3g} MB up and {received / 1e6:.3g} MB down {once}: about {seconds:.2g} s a round."
-    if seconds < _SLOW_ROUND_SECONDS:
-        return found, ""
-    advice = []
-    if rule.work == "samples":
-        advice.append(f"LocalUpdates(steps=50) sends as much once in 50 steps: {seconds / 50:.2g} s a step.")
-    if Codec.FP32 in (stream.up, stream.down):
-        advice.append("Codec.FP16 up and down halves the bytes, Codec.INT8 quarters them.")
-    return found, " ".join(advice)
-
-
-class _Timed:
-    """A stream that remembers when the first bytes of a message came."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.first = 0.0
-
-    def readinto(self, view: memoryview) -> int:
-        got = int(self._stream.readinto(view) or 0)
-        self.first = self.first or time.monotonic()
-        return got
-
-
-def _measure(opened: Opened, session: str) -> tuple[float, float, float]:
-    """Round trip in seconds, bytes/s up and down. The server sends a frame back when it has all of it, so the time to
-    the answer's first byte is that of the way up."""
-    timed = _Timed(opened.stream)
-    reader, writer = Reader(timed), Writer(opened.socket)
-
-    def send_and_hear(count: int, number: int) -> tuple[float, float]:
-        frame = bytearray(HEADER_BYTES + 4 * count)
-        Header(
-            Kind.ECHO, Stream.GRADIENT, Codec.FP32, session_tag(session), 0, 0, number, 0, 0, count, 4 * count
-        ).pack_into(frame)
-        frame[HEADER_BYTES::997] = bytes([number % 251 + 1]) * len(frame[HEADER_BYTES::997])
-        start = time.monotonic()
-        writer.write(BINARY, frame)
-        while True:
-            timed.first = 0.0
-            opcode, payload = reader.read(_on_control)
-            if opcode == BINARY:
-                break
-            said = read_to_member(bytes(payload))
-            if isinstance(said, Refused):
-                raise ProtocolError(said.what, said.why, said.todo or "Install the same jupyter_swarm as the server.")
-        end = time.monotonic()
-        if payload != frame:
-            raise LinkError("What came back is not what was sent.", todo="A proxy on the way changes it: avoid it.")
-        return timed.first - start, end - timed.first
-
-    trip = min(sum(send_and_hear(1, number)) for number in range(_PINGS))
-    times: list[tuple[float, float]] = []
-    start = time.monotonic()
-    while len(times) < _PINGS and time.monotonic() - start < _ECHO_SECONDS / 4:
-        times.append(send_and_hear(CHUNK_ELEMENTS, len(times)))
-    size = 4 * CHUNK_ELEMENTS
-    up, down = min(up for up, _ in times) - trip, min(down for _, down in times)
-    return trip, size / max(up, 1e-6), size / max(down, 1e-6)
-
-
-def _on_control(opcode: int, payload: bytes) -> None:
-    if opcode == CLOSE:
-        raise EOFError(payload[2:].decode("utf-8", "replace"))
-
-
-def _hello(opened: Opened) -> None:
-    """Be refused for the recipe, which the server looks at after the version and the role."""
-    hello = Hello(PROTOCOL_VERSION, __version__, "peer", "doctor", agreed=_NO_RECIPE)
-    Writer(opened.socket).write(TEXT, encode(hello).encode())
-    reader = Reader(opened.stream)
-    while True:
-        opcode, payload = reader.read(_on_control)
-        said = read_to_member(bytes(payload)) if opcode == TEXT else None
-        if isinstance(said, Refused):
-            break
-    if _NO_RECIPE[:_SHOWN_DIGITS] not in said.why:
-        raise VersionMismatch(said.what, said.why, said.todo)
+        spec = self._spec
+        size = self._client.blob_size(self._session, spec.initial) if spec.initial else 0
+        return estimate(spec.rule_of(self._version + 1), size // 4, self._speed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import msgspec
 import xarray as xr
 
 from ..history import Rows, dataset_of
@@ -43,4 +42,4 @@ class Past:
         self._rows.set_members(
             {**member, "device": self._devices.get(member["member"], "")} for member in people["members"]
         )
-        self._spec = msgspec.convert(self._client.describe(self._session)["spec"], SessionSpec)
+        self._spec = self._client.spec(self._session)

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import json
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import httpx
-import msgspec
 import pytest
 import trustme
 
 from jupyter_swarm.cli import main
 from jupyter_swarm.peer import api
-from jupyter_swarm.peer.doctor import Diagnosis, doctor, estimate
+from jupyter_swarm.peer.diagnosis import Diagnosis
+from jupyter_swarm.peer.doctor import doctor
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.protocol.invites import Invite, new_secret
-from jupyter_swarm.protocol.rules import SGD, AdamW, Codec, SessionSettings, SessionSpec
-from jupyter_swarm.strategies import EveryStep, LocalUpdates
 
 from .classroom import PLAIN
 from .conftest import Server
+from .web import answering, described, serving
 
-SPEC = SessionSpec("toy", "0" * 64, "", EveryStep(8).rule(SGD(0.1)), SessionSettings(), 100, 0, "")
-
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+pytestmark = pytest.mark.usefixtures("direct")
 
 
 @pytest.fixture
@@ -58,7 +44,7 @@ def problem(found: Diagnosis) -> tuple[str, str]:
 
 def test_a_good_invite_is_tried_to_the_end_and_joins_nothing(hosted: api.Session) -> None:
     invite = hosted.invite()
-    found = doctor(f"  {invite.link}\n")
+    found = doctor(f"  <{invite.link}>\n")
     assert found.ok, found
     assert [step.name for step in found.steps] == [
         "link", "proxy", "name", "TCP", "TLS", "HTTP", "invite", "WebSocket", "speed",
@@ -133,63 +119,28 @@ def test_what_is_no_link_is_said_and_not_raised(text: str) -> None:
     assert "not an invite link" in str(found)
 
 
-class Answers(BaseHTTPRequestHandler):
-    """Answers by path; what it does not know gets a page."""
-
-    protocol_version = "HTTP/1.1"
-    pages: ClassVar[dict[str, tuple[int, str]]]
-
-    def do_GET(self) -> None:
-        status, body = next((page for end, page in self.pages.items() if self.path.endswith(end)), (200, "<h1>Hi</h1>"))
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json" if body.startswith("{") else "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def answering(pages: dict[str, tuple[int, str]], context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """An HTTP server, with TLS if there is a context; gives its port."""
-    handler = type("Handler", (Answers,), {"pages": pages})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up is meant
-        if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_another_web_server() -> None:
-    with answering({}) as port:
-        name, said = problem(doctor(f"http://127.0.0.1:{port}/"))
+    with answering({}) as site:
+        name, said = problem(doctor(f"http://127.0.0.1:{site.port}/"))
     assert name == "HTTP"
     assert "not a Jupyter server with jupyter_swarm" in said
 
 
 def test_a_proxy_that_lets_no_websocket_through() -> None:
-    described = json.dumps(
-        {
-            "spec": msgspec.to_builtins(SPEC),
-            "name": "toy",
-            "your_role": "peer",
-            "problem": "",
-            "status": {"version": 0, "state": "waiting", "peers": []},
-        }
-    )
-    pages = {"/api/sessions": (403, '{"what": "Only the owner."}'), "/sessions/toy-1": (200, described)}
-    with answering(pages) as port:
-        name, said = problem(doctor(Invite(f"http://127.0.0.1:{port}", "toy-1", new_secret()).link))
+    pages = {"/api/sessions": (403, '{"what": "Only the owner."}'), "/sessions/toy-1": (200, described())}
+    with answering(pages) as site:
+        name, said = problem(doctor(Invite(f"http://127.0.0.1:{site.port}", "toy-1", new_secret()).link))
     assert name == "WebSocket"
     assert "200" in said
+
+
+def test_a_session_that_does_not_run() -> None:
+    pages = {"/api/sessions": (403, '{"what": "Only the owner."}'),
+             "/sessions/toy-1": (200, described(status=None, problem="Its disk is full."))}  # fmt: skip
+    with answering(pages) as site:
+        name, said = problem(doctor(Invite(f"http://127.0.0.1:{site.port}", "toy-1", new_secret()).link))
+    assert name == "invite"
+    assert "Its disk is full." in said
 
 
 def test_a_socks_proxy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,10 +151,10 @@ def test_a_socks_proxy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_proxy_on_the_way_is_named_and_its_failure_told_from_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with answering({"": (502, "bad gateway")}) as port:
-        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+    with answering({"": (502, "bad gateway")}) as site:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{site.port}")
         found = doctor("http://swarm.invalid/")
-    assert f"through 127.0.0.1, port {port}" in found.steps[1].found
+    assert f"through 127.0.0.1, port {site.port}" in found.steps[1].found
     name, said = problem(found)
     assert name == "HTTP"
     assert "502" in said
@@ -217,15 +168,9 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def serving(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
 def tls_problem(context: ssl.SSLContext) -> str:
-    with answering({}, context) as port:
-        name, said = problem(doctor(f"https://127.0.0.1:{port}/"))
+    with answering({}, context) as site:
+        name, said = problem(doctor(f"https://127.0.0.1:{site.port}/"))
     assert name == "TLS"
     return said
 
@@ -251,27 +196,13 @@ def test_a_self_signed_certificate(authority: trustme.CA, tmp_path: Path) -> Non
 
 
 def test_a_server_without_tls_behind_https() -> None:
-    with answering({}) as port:
-        name, said = problem(doctor(f"https://127.0.0.1:{port}/"))
+    with answering({}) as site:
+        name, said = problem(doctor(f"https://127.0.0.1:{site.port}/"))
     assert name == "TLS"
     assert "http://" in said
 
 
-# --- advice
-
-
-def test_a_slow_link_gets_advice_for_what_it_does() -> None:
-    million = 1_000_000
-    fast = estimate(EveryStep(8).rule(SGD(0.1)), million, 0.001, 1e9, 1e9)
-    slow = estimate(EveryStep(8).rule(SGD(0.1)), million, 0.1, 1e6, 1e6)
-    local = estimate(LocalUpdates(50, 8, up=Codec.INT8, down=Codec.INT8).rule(AdamW(1e-3)), million, 0.1, 1e5, 1e5)
-    assert fast[1] == ""
-    assert "8.2 s" in slow[0]
-    assert "LocalUpdates" in slow[1]
-    assert "INT8" in slow[1]
-    assert "once in 50 steps" in local[0]
-    assert "LocalUpdates" not in local[1]
-    assert "INT8" not in local[1]
+# --- the command
 
 
 def test_the_command_ends_with_1_on_problems(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
