@@ -114,15 +114,16 @@ class Checkpoint:
         folder = Path(folder).expanduser()
         remote = self._on_server()
         data = remote.client.blob(remote.session, self.sha256)
+        manifest = read_manifest(data)
         with _disk_errors(folder), contextlib.ExitStack() as stack:
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_other(folder, self.sha256)
             show = stack.enter_context(Line()).show if progress else lambda text: None
-            progress_of = _Progress(self.manifest, show).of
-            for entry in self.manifest.files:
+            progress_of = _Progress(manifest, show).of
+            for entry in manifest.files:
                 self._place(entry, folder, progress_of(entry))
             _write(folder / MANIFEST_FILE, [data])
-        return Checkpoint(self.manifest, self.sha256, folder)
+        return Checkpoint(manifest, self.sha256, folder)
 
     def delete(self) -> None:
         """Remove it from its server. Raises `CheckpointError` for one in a folder."""
@@ -203,19 +204,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checkpoint_of(client: Client, session: str, described: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint on a server, from what the server says of it."""
-    manifest = msgspec.convert(described["manifest"], Manifest)
+    """A checkpoint on a server, from what the server says of it. Raises `CheckpointError` if it cannot be read."""
+    if described["problem"]:
+        raise CheckpointError(f"The server cannot read checkpoint {described['number']}.", described["problem"])
+    manifest = read_manifest(msgspec.json.encode(described["manifest"]))
     return Checkpoint(manifest, described["sha256"], remote=Remote(client, session, described["number"]))
 
 
 def checkpoints_of(client: Client, session: str) -> list[Checkpoint]:
-    """All checkpoints of a session, oldest first; warns of those that the server cannot read."""
+    """All checkpoints of a session, oldest first; warns of those that cannot be read."""
     found = []
     for described in client.checkpoints(session):
-        if described["problem"]:
-            warnings.warn(f"Checkpoint {described['number']}: {described['problem']}", stacklevel=3)
-        else:
+        try:
             found.append(checkpoint_of(client, session, described))
+        except CheckpointError as error:
+            warnings.warn(str(error), stacklevel=3)
     return found
 
 

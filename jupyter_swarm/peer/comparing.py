@@ -12,7 +12,7 @@ from .checkpoints import Checkpoint
 
 
 class Comparison(NamedTuple):
-    """What `compare` found. As text it is a table.
+    """What `compare` found; shown as a table.
 
     names: of the two checkpoints. tensors: name -> ‖a - b‖ / ‖a‖ (L2; inf where a is all zeros and b is not).
     total: the same over all tensors together. metrics: name -> the value of each, None where it was not measured.
@@ -27,10 +27,13 @@ class Comparison(NamedTuple):
         rows = [("", *self.names), *((name, *map(_number, pair)) for name, pair in self.metrics.items())]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))) for row in rows]
-        width = max(len("all tensors"), *(len(name) for name in self.tensors))
+        width = max(map(len, ("relative difference", *self.tensors)))
         lines += ["", f"{'relative difference'.ljust(width)}  ‖a - b‖ / ‖a‖"]
         lines += [f"{name.ljust(width)}  {value:.3g}" for name, value in self.tensors.items()]
         return "\n".join([*lines, f"{'all tensors'.ljust(width)}  {self.total:.3g}"])
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def compare(a: Checkpoint, b: Checkpoint) -> Comparison:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import time
 from collections.abc import Iterator
@@ -105,14 +104,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
         head = f"Preflight of {self.recipe}: {'ready' if self.ok else 'not ready'}"
         return "\n".join([head, *(f"  {name:<12}{text}" for name, text in self._rows())])
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left;white-space:pre-wrap'>{html.escape(text)}</td></tr>"
-            for name, text in self._rows()
-        )
-        head = html.escape(f"Preflight of {self.recipe}: {'ready' if self.ok else 'not ready'}")
-        return f"<table><caption style='text-align:left'><b>{head}</b></caption>{rows}</table>"
+    __repr__ = __str__
 
 
 def _figure(value: float) -> str:
