@@ -6,12 +6,10 @@ import atexit
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ..link.memory import keep_buffers
 from ..protocol.errors import RecipeError, SessionError, SettingError, SwarmError
 from ..protocol.invites import Invite, parse_invite
-from ..protocol.rules import SessionSettings, SessionSpec
+from ..protocol.rules import SessionSettings
 from .alone import Training
 from .checkpoints import Checkpoint, open_checkpoint
 from .client import Client
@@ -20,12 +18,14 @@ from .consent import agree_to
 from .data import Samples
 from .founding import open_session
 from .identity import Identity
+from .offer import look_at
 from .preflight import check_machine, try_out
-from .progress import Line, bytes_text
+from .progress import Line
 from .published import fetch
 from .recipe import Data, Recipe, load_recipe
 from .record import OVER, Record
 from .session import Session
+from .steering import changed
 from .trainer import Trainer
 
 __all__ = ["Session", "current", "host", "join", "train"]
@@ -52,7 +52,7 @@ def host(
     recipe: one with a source text, the name of a ready one, or the path of a .py file. name: the session's. train:
     whether this kernel is a peer too. wait: show progress until the session has finished. start: the checkpoint, or its
     folder, whose parameters the session goes on from. preflight: whether the recipe is tried out first; it is refused
-    if that fails. settings: fields of `SessionSettings`. Raises `LinkError` without a server, `RecipeError`,
+    if that fails. settings: as for `Session.set`, and `seed`. Raises `LinkError` without a server, `RecipeError`,
     `LayoutError` (also for a checkpoint of another model), `SettingError`, `CheckpointError`.
     """
     recipe = _recipe_of(recipe)
@@ -98,11 +98,13 @@ def join(
         print(f"This kernel already trains in {invite.session}: here it is again. leave() first to join anew.")
     else:
         client = Client.of_member(invite)
-        spec = client.spec(invite.session)
-        source = client.blob(invite.session, spec.recipe).decode()
+        offer, spec = look_at(client, invite.session)
         own = data if data is None or isinstance(data, Data) else Data(train=data)
-        agreed = agree_to(source, spec.name, agree, _what_comes(client, invite.session, spec, own))
-        recipe = Recipe.from_source(source)
+        facts = offer.facts()
+        if own:
+            facts.append(("your own data", f"{len(Samples(own.train)):,} samples, which stay in this kernel"))
+        agreed = agree_to(offer.source, offer.name, agree, facts)
+        recipe = Recipe.from_source(offer.source)
         with Line() as line:
             shared = fetch(client, invite.session, spec.data, line.show) if spec.data else None
         computer = _prepare(recipe, spec.settings.seed, preflight, device, shared, own)
@@ -133,7 +135,7 @@ def train(recipe: Recipe | str | Path, rounds: int | None = None) -> Training:
 def current() -> Session:
     """The session that this kernel hosted or joined last. Raises `SessionError` if there is none."""
     for session in reversed(_sessions.values()):
-        if session.status().state not in OVER:
+        if not session.left:
             return session
     raise SessionError("This kernel is in no session.", todo="host() one, or join() one with an invite link.")
 
@@ -171,35 +173,14 @@ def _prepare_to_host(recipe: Recipe, seed: int, preflight: bool) -> Computer:
     return _prepare(recipe, seed, preflight)
 
 
-def _what_comes(client: Client, session: str, spec: SessionSpec, own: Data | None) -> str:
-    """The data that training takes, for whoever is asked to run the recipe."""
-    count = f"{spec.samples:,} samples to train on, {spec.held_out:,} held out"
-    if spec.data:
-        text = f"Data: {bytes_text(client.blob_size(session, spec.data))} from the server, {count}."
-    else:
-        text = f"Data: {count}; the recipe loads them itself."
-    return text + (f" Your own {len(Samples(own.train)):,} samples stay in this kernel." if own else "")
-
-
 def _settings_of(recipe: Recipe, rounds: int | None, settings: dict[str, Any]) -> SessionSettings:
-    chosen = {
-        "seed": recipe.seed,
-        "rounds": recipe.rounds if rounds is None else rounds,
-        "evaluate_every": recipe.evaluate_every,
-        **settings,
-    }
-    unknown = chosen.keys() - set(SessionSettings.__struct_fields__)
-    if unknown:
-        known = ", ".join(SessionSettings.__struct_fields__)
-        raise SettingError(f"There is no setting {min(unknown)!r}.", todo=f"The settings are: {known}.")
-    try:
-        return msgspec.convert(chosen, SessionSettings)
-    except msgspec.ValidationError as error:
-        raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
+    number = recipe.rounds if rounds is None else rounds
+    recipes = SessionSettings(seed=recipe.seed, rounds=number, evaluate_every=recipe.evaluate_every)
+    return changed(recipes, settings)
 
 
 def _enter(invite: Invite, recipe: Recipe, agreed: str, client: Client, computer: Computer, name: str) -> Session:
-    """Become a peer; returns once the server has said welcome."""
+    """Become a peer; returns once the server has said welcome, or after a minute in which it has not answered."""
     keep_buffers()
     member = Client.of_member(invite)
     record = Record(invite.session)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ..protocol.errors import RecipeError
-from .source import hash_source
+from .source import hash_source, readable
 
 MIN_PREFIX = 8
 _WIDTH = 78
 
 
-def agree_to(source: str, title: str, agree: str | None = None, comes_with: str = "") -> str:
+def agree_to(source: str, title: str, agree: str | None = None, facts: Iterable[tuple[str, str]] = ()) -> str:
     """Return the hash of `source` if its reader agrees to run it, else raise `RecipeError`.
 
     agree: the hash that was agreed to beforehand, or at least its first 8 digits; without it the text is shown and
-    the question is asked with `input()`. comes_with: what else the reader should know before that.
+    the question is asked with `input()`. facts: name and value of what else the reader should know before that.
     """
     sha256 = hash_source(source)
     if agree is not None:
         _check(agree.strip().lower(), sha256)
         return sha256
-    print(f"{' The recipe that you are asked to run: ' + title + ' ':=^{_WIDTH}}")
-    print(source.rstrip())
+    print(f"{' The recipe that you are asked to run: ' + readable(title) + ' ':=^{_WIDTH}}")
+    print(readable(source.rstrip()))
     print(f"{' SHA-256 ' + sha256[:16] + '… ':=^{_WIDTH}}")
-    if comes_with:
-        print(comes_with)
+    for name, value in facts:
+        print(f"{name}: {readable(value)}")
     print("It runs in this kernel, with all your rights: your files, your network. Nothing has run yet.")
     try:
         answer = input("Run this recipe here? [yes/no] ")

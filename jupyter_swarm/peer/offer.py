@@ -30,7 +30,7 @@ class Offer(msgspec.Struct, frozen=True):
 
     def facts(self) -> list[tuple[str, str]]:
         """What matters for a decision, in words."""
-        data = f"{self.samples} samples, "
+        data = f"{self.samples:,} samples, "
         data += f"{bytes_text(self.data_bytes)} from the server" if self.data_bytes else "loaded by the recipe here"
         return [
             ("recipe's SHA-256", self.sha256),
@@ -53,10 +53,14 @@ def look(link: str) -> Offer:
     """Read what an invite link offers. Nothing is joined, nothing runs. Raises `InviteError`, `LinkError`,
     `SessionError`."""
     invite = parse_invite(link)
-    client = Client.of_member(invite)
-    described = client.describe(invite.session)
-    spec = msgspec.convert(described["spec"], SessionSpec)
-    first, data = (client.blob_size(invite.session, blob) if blob else 0 for blob in (spec.initial, spec.data))
+    return look_at(Client.of_member(invite), invite.session)[0]
+
+
+def look_at(client: Client, session: str) -> tuple[Offer, SessionSpec]:
+    """What a session offers, and all that it is."""
+    described = client.describe(session)
+    spec: SessionSpec = described["spec"]
+    first, data = (client.blob_size(session, blob) if blob else 0 for blob in (spec.initial, spec.data))
     version = described["status"]["version"] if described["status"] else 0
-    source = client.blob(invite.session, spec.recipe).decode()
-    return Offer(invite.session, spec.name, source, spec.samples, first, data, spec.rule_of(version + 1))
+    source = client.recipe(session, spec.recipe)
+    return Offer(session, spec.name, source, spec.samples, first, data, spec.rule_of(version + 1)), spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .past import Past
 
 _POLL_SECONDS = 1.0
-_ROLES = ("peer", "viewer", "instructor", "holder")
 
 
 class Session:
@@ -59,6 +58,11 @@ class Session:
     def trains(self) -> bool:
         """Whether this kernel is a peer of the session now."""
         return self._trainer is not None and self._trainer.alive
+
+    @property
+    def left(self) -> bool:
+        """Whether this kernel was a peer of the session and has left it, or was put out."""
+        return self._record.status.state in OVER
 
     # --- what was
 
@@ -183,8 +187,8 @@ class Session:
 
         expires: seconds from now; capacity: so many members. Zeros mean the server's defaults.
         """
-        if role not in _ROLES:
-            raise InviteError(f"There is no role {role!r}.", todo=f"Choose one of {', '.join(_ROLES)}.")
+        if role not in get_args(Role):
+            raise InviteError(f"There is no role {role!r}.", todo=f"Choose one of {', '.join(get_args(Role))}.")
         return self._client.invite(self.id, role, expires, capacity, label)
 
     def stop(self) -> None:
@@ -209,6 +213,8 @@ class Session:
         spec = self._client.spec(self.id)
         changes = settings_of(settings, spec.settings, spec.samples)
         if strategy is not None:
+            if not isinstance(strategy, str):  # its own numbers count, not what was set for the one before
+                changes = {"inner_steps": 0, "target_batch": 0, **changes}
             rule = rule_for(strategy, changes, spec, self.recipe.optimizer, self.recipe.predictions)
             if rule.work == "steps":
                 changes.pop("target_batch", None)  # the inner batch, which is the rule's

@@ -30,28 +30,33 @@ def settings_of(changes: Mapping[str, Any], current: SessionSettings, samples: i
 
     samples: of the session's training data.
     """
+    if "seed" in changes:
+        raise SettingError(
+            "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
+        )
+    new = changed(current, changes)
+    check_settings(new, samples)
+    return {name: getattr(new, name) for name in (ALIASES.get(name, name) for name in changes)}
+
+
+def changed(current: SessionSettings, changes: Mapping[str, Any]) -> SessionSettings:
+    """`current` with `changes`, by full or short names. Raises `SettingError`: unknown, twice, of the wrong kind."""
     named: dict[str, Any] = {}
     for name, value in changes.items():
         full = ALIASES.get(name, name)
-        if full == "seed":
-            raise SettingError(
-                "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
-            )
-        if full not in SETTINGS:
+        if full not in SessionSettings.__struct_fields__:
             raise _unknown(name)
         if full in named:
             raise SettingError(f"{full} is set twice.", todo=f"Say {full} or its short name, not both.")
         named[full] = value
     try:
-        new = msgspec.convert({**msgspec.to_builtins(current), **named}, SessionSettings)
+        return msgspec.convert({**msgspec.to_builtins(current), **named}, SessionSettings)
     except msgspec.ValidationError as error:
         raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
-    check_settings(new, samples)
-    return named
 
 
 def _unknown(name: str) -> SettingError:
-    near = difflib.get_close_matches(name, [*SETTINGS, *ALIASES, "strategy"], n=2)
+    near = difflib.get_close_matches(name, {*SETTINGS, *ALIASES, "strategy"} - {name}, n=2)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
     return SettingError(f"There is no setting {name!r}.", todo=f"{meant}The settings are: {', '.join(SETTINGS)}.")
 
@@ -72,8 +77,7 @@ def rule_for(
         rule = _named(strategy, changes, spec, optimizer, predictions)
     else:
         rule = strategy.rule(optimizer, predictions)
-    settings = msgspec.convert({**msgspec.to_builtins(spec.settings), **changes}, SessionSettings)
-    check_rule(rule, settings, spec.samples)
+    check_rule(rule, changed(spec.settings, changes), spec.samples)
     return rule
 
 

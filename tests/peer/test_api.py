@@ -155,30 +155,26 @@ def test_without_a_server_the_error_says_how_to_get_one() -> None:
         api.host(recipe(), server="http://127.0.0.1:9/")
 
 
-def test_a_kernel_of_the_server_finds_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUPYTER_SWARM_SERVER", "http://127.0.0.1:9")
-    monkeypatch.setenv("JUPYTER_SWARM_OWNER", "secret")
-    assert Client.of_owner().server == "http://127.0.0.1:9"
-    assert "secret" not in repr(Client.of_owner())
-
-
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"round": 3}, "'round'"),
+        ({"round": 3}, "Did you mean rounds"),
         ({"rounds": -1}, "rounds is -1"),
         ({"capacity": "many"}, "wrong kind"),
         ({"target_batch": 31}, "target_batch is 31"),
+        ({"batch": 31}, "target_batch is 31"),
+        ({"lr": 0.1, "learning_rate": 0.2}, "set twice"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_opened(
     settings: dict[str, object], says: str
 ) -> None:
-    with pytest.raises(SettingError, match=says):
+    with pytest.raises(SettingError) as caught:
         open_session(
             Client("http://127.0.0.1:9", {}), recipe(), "toy", api._settings_of(recipe(), None, settings),
             api.prepare(recipe(), 0), None,
         )  # fmt: skip
+    assert says in str(caught.value)
 
 
 def test_an_interrupt_pauses_this_kernel_and_the_session_lives(

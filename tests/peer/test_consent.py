@@ -32,6 +32,21 @@ def test_the_code_and_its_hash_are_shown_before_the_question(
     assert hash_source(SOURCE)[:16] in shown[0]
 
 
+@pytest.mark.parametrize(
+    "hiding", ["\x1b[2K", "\r", "\x1b]0;", "\u202e", "\x08"], ids=["erase", "return", "title", "right to left", "back"]
+)
+def test_nothing_of_the_code_can_be_hidden_on_a_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hiding: str
+) -> None:
+    answer(monkeypatch, "no")
+    with pytest.raises(RecipeError, match="not agreed"):
+        agree_to(f"steal()  # {hiding}größe = 3\n", f"a{hiding}", None, [("strategy", f"s{hiding}")])
+    shown = capsys.readouterr().out
+    assert hiding not in shown
+    assert shown.count(hiding.encode("unicode_escape").decode()) == 3
+    assert "größe = 3\n" in shown
+
+
 @pytest.mark.parametrize("reply", ["no", "", "yesterday"])
 def test_anything_but_yes_refuses(monkeypatch: pytest.MonkeyPatch, reply: str) -> None:
     answer(monkeypatch, reply)

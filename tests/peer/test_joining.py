@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 
@@ -83,10 +83,11 @@ def test_whoever_is_asked_sees_what_data_comes(
     with pytest.raises(RecipeError, match="not agreed"):
         api.join(host.invite().link)
     shown = capsys.readouterr().out
-    assert "kB from the server, 74 samples to train on, 12 held out" in shown
+    assert re.search(r"^data: 74 samples, \d\.\d kB from the server$", shown, re.MULTILINE)
+    assert "strategy: EveryStep" in shown
     with pytest.raises(RecipeError, match="not agreed"):
         api.join(host.invite().link, data=host._computer.data)
-    assert "Your own 74 samples stay" in capsys.readouterr().out
+    assert "your own data: 74 samples, which stay" in capsys.readouterr().out
 
 
 def test_a_recipe_that_has_changed_since_is_asked_about_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,12 +104,11 @@ def test_a_recipe_that_has_changed_since_is_asked_about_again(server: Server, mo
 
 
 def test_a_recipe_that_fails_is_not_hosted(server: Server) -> None:
-    before = len(msgspec.json.decode(Client.of_owner(server.url)._request("GET", "sessions").content)["sessions"])
+    before = len(Client.of_owner(server.url)._ask("GET", "sessions")["sessions"])
     broken = PLAIN.replace("x, y = batch", "x, y = batch; 1 / 0", 1)
     with pytest.raises(RecipeError, match="ZeroDivisionError"):
         hosted(server, broken)
-    after = len(msgspec.json.decode(Client.of_owner(server.url)._request("GET", "sessions").content)["sessions"])
-    assert before == after
+    assert len(Client.of_owner(server.url)._ask("GET", "sessions")["sessions"]) == before
 
 
 def test_a_host_that_does_not_train_need_not_be_what_the_recipe_needs(

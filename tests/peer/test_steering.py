@@ -37,7 +37,7 @@ def test_short_names_are_the_settings_names() -> None:
         ({"lr": 0.1, "learning_rate": 0.2}, "set twice"),
         ({"lr": "fast"}, "wrong kind"),
         ({"lr": -1.0}, "from 0.0 to"),
-        ({"batch": 31}, "from 0 to 30"),
+        ({"batch": 31}, "at most 30"),
         ({"seed": 4}, "cannot change"),
     ],
 )
@@ -99,6 +99,9 @@ def test_a_session_follows_what_is_set_and_samples_without_disturbing_it(server:
         hosted.sample("x")
     with pytest.raises(SessionError):
         api.host(Recipe.from_source(sampling), "s", train=False, server=server.url, preflight=False).sample("x")
+    hosted.set(steps=7, batch=6)
     settings = hosted.set(lr=0.5, strategy=LocalUpdates(5, 3))
-    assert settings["learning_rate"] == 0.5
+    assert (settings["learning_rate"], settings["inner_steps"]) == (0.5, 0), "the steps are the strategy's"
     assert hosted._client.spec(hosted.id).rule_of(99).strategy == "LocalUpdates"
+    assert hosted.set(strategy=EveryStep(5))["target_batch"] == 0
+    assert hosted.set(strategy="local", steps=4)["inner_steps"] == 4
