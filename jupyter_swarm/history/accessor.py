@@ -42,14 +42,17 @@ class SwarmAccessor:
         """A matplotlib `Figure`, which a notebook shows by itself; `savefig(path)` keeps it.
 
         x: "round", "samples" or "time". theme: "light" or "dark". panels: some of "loss", "speed", "share", "waiting",
-        "bytes" and the names of held-out metrics. width, height: inches. Raises `SettingError`.
+        "bytes" and the names of held-out metrics; without any the loss, those metrics and the speed. width, height:
+        inches. Raises `SettingError`.
         """
         from .drawing import draw
         from .figure import Picture
+        from .panels import usual_panels
+        from .themes import DPI
 
-        rows = len(panels) if panels is not None else 3
-        figure = Picture(figsize=(width, height or 2.4 + 2.2 * rows), dpi=100)
-        draw(figure, self._dataset, x=x, theme=theme, panels=panels)
+        chosen = panels or usual_panels(self._dataset)
+        figure = Picture(figsize=(width, height or 2.4 + 2.2 * len(chosen)), dpi=DPI)
+        draw(figure, self._dataset, x=x, theme=theme, panels=chosen)
         return figure
 
     def save(self, path: str | Path) -> Path:
@@ -59,14 +62,11 @@ class SwarmAccessor:
     @property
     def card(self) -> RunCard:
         """What explains the run. Raises `SettingError` for several runs: choose one by `.sel(run=name)`."""
-        text = self._dataset.attrs.get("run_card")
-        if text is None and "run_card" in self._dataset and not self._dataset.run_card.dims:
-            text = str(self._dataset.run_card.values)
-        if text is None:
+        if "run_card" not in self._dataset or self._dataset.run_card.dims:
             raise SettingError(
                 "This history has no run card of its own.", todo="Choose one run: history.sel(run=name)."
             )
-        return read_card(text)
+        return read_card(str(self._dataset.run_card.item()))
 
     def speed(self) -> float:
         """Samples a second by the clock on the wall, all peers together; nan with less than two rounds.
@@ -142,21 +142,16 @@ class SwarmAccessor:
 def concat(histories: Sequence[xr.Dataset], names: Sequence[str]) -> xr.Dataset:
     """Several histories along the new dimension `run`, with the rounds and peers of all of them.
 
-    What a run does not have is 0, NaN, NaT or '' as for a peer that took no part. Run cards become a variable. Raises
-    `SettingError` unless there is a name for each, and no name twice.
+    What a run does not have is 0, NaN, NaT or '' as for a peer that took no part. Raises `SettingError` unless there is
+    a name for each, and no name twice.
     """
     if not histories or len(names) != len(histories) or len(set(names)) != len(names):
         raise SettingError(
             f"{len(histories)} histories and the names {list(names)}.", todo="Pass one name for each, no two the same."
         )
-    every = {name for one in histories for name in one.data_vars if str(name).startswith("held_out_")}
-    parts = []
-    for one in histories:
-        part = one.assign_coords(event=np.arange(one.sizes["event"]))
-        lacking = {name: ("round", np.full(one.sizes["round"], math.nan)) for name in every if name not in one}
-        parts.append(part.assign(lacking).assign(run_card=one.attrs.get("run_card", "")).drop_vars("device"))
-    variables = parts[0].variables
-    fill = {name: _FILL.get(variables[name].dtype.kind, "") for name in parts[0].variables if name not in parts[0].dims}
+    parts = [one.assign_coords(event=np.arange(one.sizes["event"])).drop_vars("device") for one in histories]
+    variables = {name: variable for one in parts for name, variable in one.variables.items() if name not in one.dims}
+    fill = {name: _FILL.get(variable.dtype.kind, "") for name, variable in variables.items()}
     return xr.concat(
         parts, _run_index(list(names)), data_vars="all", coords="different", join="outer", compat="equals",
         combine_attrs="drop_conflicts", fill_value=fill,
@@ -172,7 +167,7 @@ def _summary(one: xr.Dataset) -> xr.Dataset:
     computing, waiting = one.computing.sum("round"), one.waiting.sum("round")
     spent = computing + waiting
     moved = one.bytes_up.sum("round") + one.bytes_down.sum("round")
-    tokens = int(samples.sum()) * int(one.attrs.get("predictions", 1))
+    tokens = int(samples.sum()) * one.swarm.card.predictions
     total = max(int(samples.sum()), 1)
     units = {
         "rounds": "round", "samples": "sample", "samples_per_second": "sample/s", "computing": "s", "waiting": "s",

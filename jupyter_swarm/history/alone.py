@@ -10,7 +10,7 @@ import xarray as xr
 from ..protocol.records import BookState, Contributor, RoundRecord
 from ..protocol.rules import SessionSpec
 from .dataset import dataset_of
-from .rows import Plain, Rows
+from .rows import HELD_OUT, Plain, Rows
 
 NAME = "alone"
 
@@ -61,5 +61,5 @@ def _metrics(evaluations: Iterable[Plain]) -> Iterable[Plain]:
     for one in evaluations:
         for name, mean in one.items():
             if name not in ("round", "count"):
-                row = {"version": one["round"], "member": "", "name": f"held_out_{name}"}
+                row = {"version": one["round"], "member": "", "name": f"{HELD_OUT}{name}"}
                 yield {**row, "mean": mean, "count": one["count"]}

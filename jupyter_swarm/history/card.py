@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import html
 import importlib.metadata
 import platform
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, StrategyChange
-from .rows import MemberRow
+from .rows import HELD_OUT, MemberRow
 
 CARD_VERSION = 1
 _SOFTWARE = ("jupyter_swarm", "torch", "numpy", "safetensors", "transformers", "tokenizers")
@@ -28,14 +30,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     version: int
 
 
-class Participant(msgspec.Struct, frozen=True):
-    """One peer and what it did. share: of all samples. Times: seconds since 1970, 0 if unknown."""
+class Participant(MemberRow, frozen=True):
+    """One peer and what it did. share: of all samples."""
 
-    name: str
-    id: str
-    device: str = ""
-    joined: float = 0.0
-    last_seen: float = 0.0
     rounds: int = 0
     samples: int = 0
     share: float = 0.0
@@ -63,7 +60,7 @@ class Totals(msgspec.Struct, frozen=True):
     bytes_up: int = 0
     bytes_down: int = 0
     loss: float | None = None
-    held_out: dict[str, float | None] = {}
+    held_out: dict[str, float] = {}
 
 
 class RunCard(msgspec.Struct, frozen=True):
@@ -90,15 +87,27 @@ class RunCard(msgspec.Struct, frozen=True):
     software: dict[str, str] = {}
     format: int = CARD_VERSION
 
+    @property
+    def predictions(self) -> int:
+        """Of each sample: tokens in a window of text, else 1."""
+        return self.rules[0].rule.predictions if self.rules else 1
+
     def json(self) -> str:
         """All of it."""
         return msgspec.json.encode(self).decode()
 
     def markdown(self) -> str:
         """What a reader wants first; the recipe comes last."""
-        parts = [f"# Run card: {self.name or 'a training run'}", _facts(self), _peers(self), _rules(self), _log(self)]
+        parts = [
+            f"# Run card: {_plain(self.name) or 'a training run'}",
+            _facts(self),
+            _peers(self),
+            _rules(self),
+            _log(self),
+        ]
         if self.source:
-            parts.append(f"## Recipe\n\n```python\n{self.source.strip()}\n```")
+            fence = "`" * (max([2, *map(len, re.findall("`+", self.source))]) + 1)
+            parts.append(f"## Recipe\n\n{fence}python\n{self.source.strip()}\n{fence}")
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _repr_markdown_(self) -> str:
@@ -106,6 +115,10 @@ class RunCard(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return self.markdown()
+
+    def __repr__(self) -> str:
+        total = self.totals
+        return f"<RunCard of {self.session or self.name}: {total.rounds:,} rounds, {total.samples:,} samples>"
 
 
 def read_card(text: str) -> RunCard:
@@ -128,16 +141,16 @@ def software() -> dict[str, str]:
 def card_of(
     dataset: xr.Dataset,
     spec: SessionSpec | None,
-    members: Iterable[MemberRow],
+    peers: Iterable[MemberRow],
     source: str = "",
     checkpoints: Iterable[Checkpoint] = (),
 ) -> RunCard:
-    """The card of one run's history."""
+    """The card of one run's history. peers: as they are along its dimension `peer`."""
     card = RunCard(
         source=source,
         checkpoints=tuple(checkpoints),
         events=_events_of(dataset),
-        peers=tuple(_peers_of(dataset, members)),
+        peers=tuple(_peers_of(dataset, peers)),
         totals=_totals_of(dataset, spec.rule.predictions if spec else 1),
         software=software(),
     )
@@ -167,27 +180,23 @@ def _events_of(dataset: xr.Dataset) -> tuple[Happening, ...]:
     )
 
 
-def _peers_of(dataset: xr.Dataset, members: Iterable[MemberRow]) -> Iterable[Participant]:
-    known = {member.member: member for member in members}
+def _peers_of(dataset: xr.Dataset, peers: Iterable[MemberRow]) -> Iterable[Participant]:
     columns = {name: dataset[name].sum("round").values for name in ("samples", "bytes_up", "bytes_down")}
     rounds = dataset.staleness.notnull().sum("round").values
     total = int(columns["samples"].sum()) or 1
-    for place, (name, id_) in enumerate(zip(dataset.peer.values, dataset.peer_id.values, strict=True)):
-        member = known.get(str(id_), MemberRow(str(id_), str(name)))
-        samples = int(columns["samples"][place])
-        yield Participant(
-            str(name), str(id_), member.device, member.joined, member.last_seen, int(rounds[place]), samples,
-            samples / total, int(columns["bytes_up"][place]), int(columns["bytes_down"][place]),
-        )  # fmt: skip
+    for place, peer in enumerate(peers):
+        sums = {name: int(column[place]) for name, column in columns.items()}
+        share = sums["samples"] / total
+        yield Participant(**msgspec.structs.asdict(peer), rounds=int(rounds[place]), share=share, **sums)
 
 
 def _totals_of(dataset: xr.Dataset, predictions: int) -> Totals:
     samples = int(dataset.samples.sum())
     losses = dataset.loss.dropna("round")
-    held_out: dict[str, float | None] = {
+    held_out = {
         str(name): float(values[-1])
         for name in dataset.data_vars
-        if str(name).startswith("held_out_") and (values := dataset[name].dropna("round").values).size
+        if str(name).startswith(HELD_OUT) and (values := dataset[name].dropna("round").values).size
     }
     return Totals(
         rounds=int((dataset["round"] > 0).sum()),
@@ -202,26 +211,37 @@ def _totals_of(dataset: xr.Dataset, predictions: int) -> Totals:
     )
 
 
+def _plain(text: str) -> str:
+    """What others have written (names, events), so that Markdown shows it and does not follow it."""
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
 def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _facts(card: RunCard) -> str:
     totals = card.totals
     rows = [
-        ("session", card.session),
+        ("session", _plain(card.session)),
         ("recipe", f"SHA-256 `{card.recipe}`" if card.recipe else ""),
         ("data", f"{card.samples:,} samples, {card.held_out:,} held out" if card.samples else ""),
         ("data set", f"SHA-256 `{card.data}`" if card.data else ""),
         ("goes on from", f"checkpoint `{card.parent}`" if card.parent else ""),
-        ("checkpoints", ", ".join(f"{one.name} (round {one.version}, `{one.sha256[:8]}`)" for one in card.checkpoints)),
+        (
+            "checkpoints",
+            ", ".join(f"{_plain(one.name)} (round {one.version}, `{one.sha256[:8]}`)" for one in card.checkpoints),
+        ),
         ("seed", card.seed),
         ("trained", f"{totals.rounds:,} rounds, {totals.samples:,} samples, {totals.seconds / 3600:.2f} hours"),
         ("bytes", f"{totals.bytes_up / 1e6:,.1f} MB up, {totals.bytes_down / 1e6:,.1f} MB down"),
         ("skipped", f"{totals.skipped:,} samples" if totals.skipped else ""),
         ("training loss", f"{totals.loss:.4f} in the last round" if totals.loss is not None else ""),
-        *((name.replace("held_out_", "held-out "), f"{value:.4f}") for name, value in totals.held_out.items() if value),
+        *(
+            (f"held-out {_plain(name.removeprefix(HELD_OUT))}", f"{value:.4f}")
+            for name, value in totals.held_out.items()
+        ),
         ("settings", f"`{msgspec.json.encode(card.settings).decode()}`" if card.settings else ""),
         ("software", ", ".join(f"{name} {version}" for name, version in card.software.items())),
     ]
@@ -232,7 +252,14 @@ def _peers(card: RunCard) -> str:
     if not card.peers:
         return ""
     rows = [
-        (one.name, one.device or "unknown", one.rounds, f"{one.samples:,}", f"{one.share:.1%}", _when(one.joined))
+        (
+            _plain(one.name),
+            _plain(one.device) or "unknown",
+            one.rounds,
+            f"{one.samples:,}",
+            f"{one.share:.1%}",
+            _when(one.joined),
+        )
         for one in card.peers
     ]
     return "## Peers\n\n" + _table(("peer", "device", "rounds", "samples", "share", "joined"), rows)
@@ -241,7 +268,7 @@ def _peers(card: RunCard) -> str:
 def _rules(card: RunCard) -> str:
     if not card.rules:
         return ""
-    rows = [(change.round, change.rule.strategy, f"`{_optimizers(change.rule)}`") for change in card.rules]
+    rows = [(change.round, _plain(change.rule.strategy), f"`{_optimizers(change.rule)}`") for change in card.rules]
     return "## Strategy\n\n" + _table(("from round", "strategy", "optimizer"), rows)
 
 
@@ -253,7 +280,7 @@ def _optimizers(rule: RoundRule) -> str:
 def _log(card: RunCard) -> str:
     if not card.events:
         return ""
-    rows = [(one.round, one.time.replace("T", " "), one.text) for one in card.events]
+    rows = [(one.round, one.time.replace("T", " "), _plain(one.text)) for one in card.events]
     return "## Events\n\n" + _table(("round", "time (UTC)", "what happened"), rows)
 
 

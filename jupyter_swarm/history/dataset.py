@@ -16,13 +16,11 @@ from ..protocol.records import Contributor, RoundRecord
 from ..protocol.rules import SessionSpec
 from ..store.rows import Event
 from .card import Checkpoint, card_of
-from .rows import MemberRow, Plain, Rows
+from .rows import HELD_OUT, MemberRow, Plain, Rows
 
 Array = npt.NDArray[Any]
 Variables = dict[str, tuple[Any, ...]]
 
-HELD_OUT = "held_out_"
-"""How the names of the held-out metrics begin."""
 _BYTES = ("bytes_up", "bytes_down")
 
 
@@ -55,9 +53,9 @@ def dataset_of(
 
     Of a peer that took no part in a round counts are 0, other numbers NaN, texts ''; so sums are right as they are.
     A held-out metric is NaN except where there was an evaluation: `dropna("round")` leaves those. `peer_loss` is the
-    mean over one peer's samples, `loss` over all. source: the recipe's text, checkpoints: what there is to go on from;
-    both go into the run card, which is JSON in `attrs["run_card"]`. seconds: that each round took, where it is known
-    better than by the time of the commits.
+    mean over one peer's samples, `loss` over all. `run_card` is the JSON of a `RunCard`; it is a variable because
+    attributes are unfolded wherever a dataset is shown. source: the recipe's text, checkpoints: what there is to go on
+    from, both for the card. seconds: that each round took, where it is known better than by the time of the commits.
     """
     records = rows.records
     rounds = _rounds(rows, records)
@@ -81,9 +79,10 @@ def dataset_of(
     dataset = xr.Dataset(variables, coordinates)
     dataset.attrs = _attributes(spec)
     stored = msgspec.convert(list(checkpoints), list[Checkpoint])
-    card = card_of(dataset, spec, rows.members, source, stored)
-    dataset.attrs["run_card"] = card.json()
-    return dataset
+    card = card_of(dataset, spec, peers, source, stored)
+    # An object: as an array of letters it would be copied into each row of a table.
+    text = np.array(card.json(), object)
+    return dataset.assign(run_card=((), text, {"long_name": "run card (JSON)"}))
 
 
 class _Table:
@@ -203,14 +202,12 @@ def _of_events(events: list[Event], names: dict[str, str]) -> Variables:
     return {
         "event_time": ("event", _times([event.unix_time for event in events]), {"long_name": "time (UTC)"}),
         "event_round": (
-            "event",
-            np.array([event.round for event in events], np.int64),
-            {"long_name": "round under way"},
+            "event", np.array([event.round for event in events], np.int64), {"long_name": "round under way"},
         ),
         "event_level": ("event", _texts(event.level for event in events), {"long_name": "level"}),
         "event_text": ("event", _texts(event.text for event in events), {"long_name": "what happened"}),
         "event_peer": ("event", _texts(names.get(event.member, "") for event in events), {"long_name": "peer meant"}),
-    }
+    }  # fmt: skip
 
 
 def _rounds(rows: Rows, records: list[RoundRecord]) -> Array:

@@ -15,13 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from .marks import draw_marks, draw_strategies
-from .panels import Array, Pen, panel_of, usual_panels
+from .panels import Array, Pen, drawable, panel_of, usual_panels
+from .rows import HELD_OUT
 from .runs import Run, runs_of
 from .themes import ThemeName, theme_of
 
 _LOG_RATIO = 30.0
 """A loss that spans more is drawn on a logarithmic axis."""
 _LIVE_PANELS = 3
+_LETTERS = (15, 30)
+"""There is room for so many letters of the longest name at least, and in a figure to keep at most."""
 
 
 def draw(
@@ -38,9 +41,11 @@ def draw(
     x: "round", "samples" or "time". panels: of "loss", "speed", "share", "waiting", "bytes" and the names of held-out
     metrics. live: small text, the first three panels at most. A figure keeps its first theme. Raises `SettingError`.
     """
-    pen = Pen(theme_of(theme), 9.5 if live else 13.0)
+    names = dataset["run" if "run" in dataset.dims else "peer"].values
+    longest = 0 if live else max(map(len, map(str, names)), default=0)
+    pen = Pen(theme_of(theme), 9.5 if live else 13.0, min(max(longest, _LETTERS[0]), _LETTERS[1]))
     runs, label = runs_of(dataset, x)
-    chosen = list(usual_panels(dataset) if panels is None else panels)[: _LIVE_PANELS if live else None]
+    chosen = list(panels or usual_panels(dataset))[: _LIVE_PANELS if live else None]
     drawers = [panel_of(name, dataset) for name in chosen]
     axes = _axes(figure, chosen, pen)
     last = max((float(run.x[-1]) for run in runs if run.x.size), default=0.0)
@@ -48,7 +53,6 @@ def draw(
     for name, one, drawer in zip(chosen, axes, drawers, strict=True):
         _limit(one, drawer(one, runs, pen), name)
         one.set_xlim(first, last if last > first else first + 1.0)
-        _style_legend(one, pen)
         one.xaxis.set_major_locator(MaxNLocator(8, integer=x != "time"))
     axes[-1].set_xlabel(label)
     if x != "time":
@@ -56,11 +60,11 @@ def draw(
     if last == 0.0:
         axes[0].text(0.5, 0.5, "no rounds yet", transform=axes[0].transAxes, ha="center", color=pen.theme.muted)
     elif len(runs) == 1:
-        draw_strategies(axes, runs[0], pen.theme, pen.size)
-        draw_marks(axes[-1], runs[0], pen.theme, pen.size)
+        draw_strategies(axes, runs[0], pen)
+        draw_marks(axes[-1], runs[0], pen)
     figure.text(
         axes[0].get_position().x0, 1 - 0.9 * _em(figure, pen)[1], _title(dataset, runs),
-        color=pen.theme.text, size=pen.size * 1.15, weight="bold", va="top",
+        color=pen.theme.text, size=pen.size * 1.15, weight="bold", va="top", parse_math=False,
     )  # fmt: skip
 
 
@@ -73,15 +77,17 @@ def _axes(figure: Figure, panels: list[str], pen: Pen) -> list[Axes]:
     figure.clear()
     figure.set_facecolor(pen.theme.background)
     across, down = _em(figure, pen)
+    left, right = 5.9, 2.8 + 0.53 * pen.letters
     grid = figure.add_gridspec(
-        len(panels), 1, left=5.2 * across, right=1 - 9.5 * across, top=1 - 4.2 * down, bottom=3.6 * down,
+        len(panels), 1, left=left * across, right=1 - right * across, top=1 - 4.2 * down, bottom=3.6 * down,
         hspace=0.16, height_ratios=[1.5, *[1.0] * (len(panels) - 1)],
     )  # fmt: skip
     axes = [figure.add_subplot(grid[row], label=panel) for row, panel in enumerate(panels)]
     for one in axes:
         _style(one, pen)
         one.tick_params(labelbottom=one is axes[-1])
-        one.yaxis.set_label_coords(-3.6 * across / (1 - 14.7 * across), 0.5)
+        # The ticks' labels take up to 7 letters: "-750 MB".
+        one.yaxis.set_label_coords(-4.3 * across / (1 - (left + right) * across), 0.5)
     return axes
 
 
@@ -105,7 +111,7 @@ def _limit(axes: Axes, shown: Array, panel: str) -> None:
         axes.set_yscale(scale)
     if scale == "log":
         axes.set_ylim(low / 1.1, high * 1.1)
-    elif panel == "loss" or panel.startswith("held_out_"):
+    elif panel == "loss" or panel.startswith(HELD_OUT):
         room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
         axes.set_ylim(low - room, high + room)
     else:
@@ -117,7 +123,8 @@ def _style(axes: Axes, pen: Pen) -> None:
     axes.set_facecolor(theme.background)
     axes.grid(color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=theme.text, labelsize=pen.size * 0.9, length=0)
+    axes.tick_params(which="both", colors=theme.text, labelsize=pen.size * 0.9, length=0)
+    axes.tick_params("x", pad=pen.size * 0.45)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(theme.muted)
@@ -126,16 +133,9 @@ def _style(axes: Axes, pen: Pen) -> None:
         label.set_fontsize(pen.size)
 
 
-def _style_legend(axes: Axes, pen: Pen) -> None:
-    legend = axes.get_legend()
-    for text in legend.get_texts() if legend else ():
-        text.set_color(pen.theme.text)
-        text.set_fontsize(pen.size * 0.9)
-
-
 def _title(dataset: xr.Dataset, runs: list[Run]) -> str:
     if "run" in dataset.dims:
-        return ", ".join(run.name for run in runs) if len(runs) <= 3 else f"{len(runs)} runs"
+        return drawable(", ".join(run.name for run in runs)) if len(runs) <= 3 else f"{len(runs)} runs"
     peers, rounds = dataset.sizes["peer"], int((dataset["round"] > 0).sum())
     counted = f"{peers} peer{'s' * (peers != 1)}, {rounds:,} round{'s' * (rounds != 1)}"
-    return f"{dataset.attrs.get('title', 'A training run')}: {counted}"
+    return f"{drawable(dataset.attrs.get('title', 'A training run'))}: {counted}"

@@ -7,58 +7,68 @@ import re
 import numpy as np
 from matplotlib.axes import Axes
 
+from .panels import Pen, drawable
 from .runs import Run
-from .themes import Theme
 
 _NAMED = 6
 """So many marks are written out; more are dots."""
 _ROWS = 3
+_LETTERS = 15
+"""So much of a name is written."""
 _NEAR = 0.16
 """Texts closer than this share of the axis would overlap."""
 _KINDS = (
+    (re.compile(r"^The server goes on"), "server restarted", "D"),
     (re.compile(r"^(?P<who>.+) joined\b"), "{} joined", "^"),
     (re.compile(r"^(?P<who>.+) is gone\b"), "{} gone", "v"),
     (re.compile(r"^(?P<who>.+) is paused\b"), "{} pauses", "s"),
     (re.compile(r"^(?P<who>.+) goes on\b"), "{} goes on", ">"),
     (re.compile(r"^Paused by\b"), "paused", "s"),
     (re.compile(r"^Resumed by\b"), "resumed", ">"),
-    (re.compile(r"changed the settings"), "new settings", "D"),
-    (re.compile(r"^The server goes on"), "server restarted", "D"),
 )
 """Lines of the session's log that are marked: what is written, and the shape of the dot."""
+_SETTING = re.compile(r" changed the settings .*?\b(learning_rate|inner_steps|target_batch) \S+ → (\S+?)\.?(?:,|$)")
+"""Of the settings, those that a curve shows."""
 
 
-def draw_strategies(axes: list[Axes], run: Run, theme: Theme, size: float) -> None:
+def draw_strategies(axes: list[Axes], run: Run, pen: Pen) -> None:
     """The name of each strategy over the first panel, where it begins, and a line through all panels at a change."""
     names = run.dataset.strategy.values
-    rounds = np.flatnonzero(names != "")
-    begins = [
-        at for before, at in zip([None, *rounds], rounds, strict=False) if before is None or names[before] != names[at]
-    ]
+    begins = _begins(run)
     low, high = axes[0].get_xlim()
     shown = -np.inf
     for at in begins:
         place = run.edges[at]
         if at != begins[0]:
             for one in axes:
-                one.axvline(place, color=theme.text, linewidth=1.4, linestyle=(0, (4, 3)))
+                one.axvline(place, color=pen.theme.text, linewidth=1.4, linestyle=(0, (4, 3)))
         share = (place - low) / (high - low)
         if share - shown < _NEAR:
             continue
         axes[0].annotate(
-            str(names[at]), (share, 1.0), (0, 3), xycoords="axes fraction", textcoords="offset points",
-            color=theme.muted, size=size * 0.85, va="bottom",
+            drawable(str(names[at])), (share, 1.0), (0, 3), xycoords="axes fraction", textcoords="offset points",
+            color=pen.theme.muted, size=pen.size * 0.85, va="bottom", parse_math=False,
         )  # fmt: skip
         shown = share
 
 
-def draw_marks(axes: Axes, run: Run, theme: Theme, size: float) -> None:
+def _begins(run: Run) -> list[int]:
+    """The rows at which a strategy begins."""
+    names = run.dataset.strategy.values
+    rounds = np.flatnonzero(names != "")
+    befores = [None, *rounds[:-1]]
+    return [at for before, at in zip(befores, rounds, strict=True) if before is None or names[before] != names[at]]
+
+
+def draw_marks(axes: Axes, run: Run, pen: Pen) -> None:
     """Who came, went or paused between the first round and the last; in words while there are few of them."""
-    marks = _marks(run)
+    marks = _marks(run, pen)
     if not marks:
         return
+    theme, size = pen.theme, pen.size
     low, high = axes.get_xlim()
-    line = 1.25 * size * 0.8 / 72 / (axes.bbox.height / axes.figure.dpi)
+    points = size * 0.8 / 72 * axes.figure.dpi
+    line, letter = 1.25 * points / axes.bbox.height, 0.6 * points / axes.bbox.width
     named = len(marks) <= _NAMED
     shares = [(place - low) / (high - low) for place, _, _ in marks]
     rows = _rows_of(shares) if named else [0] * len(marks)
@@ -71,10 +81,10 @@ def draw_marks(axes: Axes, run: Run, theme: Theme, size: float) -> None:
             clip_on=False, zorder=4,
         )  # fmt: skip
         if named:
-            right = share > 0.8
+            right = share + letter * (len(text) + 2) > 1.0
             axes.annotate(
                 text, (share, height), (-6 if right else 6, 0), xycoords="axes fraction", textcoords="offset points",
-                ha="right" if right else "left", va="center", size=size * 0.8, color=theme.text,
+                ha="right" if right else "left", va="center", size=size * 0.8, color=theme.text, parse_math=False,
             )  # fmt: skip
 
 
@@ -88,18 +98,27 @@ def _rows_of(shares: list[float]) -> list[int]:
     return rows
 
 
-def _marks(run: Run) -> list[tuple[float, str, str]]:
+def _marks(run: Run, pen: Pen) -> list[tuple[float, str, str]]:
     """Place, text and shape of each mark, from left to right."""
     ended = run.dataset.time.values[-1:]
+    changed = {int(run.dataset["round"].values[at]) for at in _begins(run)}
     found = []
-    columns = (run.dataset.event_time.values, run.dataset.event_text.values)
-    for time, text in zip(*columns, strict=True):
+    columns = (run.dataset[f"event_{name}"].values for name in ("time", "round", "text"))
+    for time, round, text in zip(*columns, strict=True):
         place = float(run.at(np.array([time]))[0])
         if place <= run.start or not ended.size or time > ended[0]:
             continue
-        for pattern, words, shape in _KINDS:
-            match = pattern.search(str(text))
-            if match:
-                found.append((place, words.format(match.groupdict().get("who", "")), shape))
-                break
+        mark = _mark(str(text), pen)
+        # Settings that come with another strategy are not marked beside its name.
+        if mark and not (_SETTING.search(str(text)) and round + 1 in changed):
+            found.append((place, *mark))
     return sorted(found)
+
+
+def _mark(text: str, pen: Pen) -> tuple[str, str] | None:
+    """Text and shape for a line of the log, if it is marked."""
+    for pattern, words, shape in _KINDS:
+        if match := pattern.search(text):
+            return words.format(pen.name(match.groupdict().get("who", ""), pen.letters - _LETTERS)), shape
+    setting = _SETTING.search(text)
+    return (f"{setting[1]} {setting[2]}", "D") if setting else None

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import EngFormatter
 
 from ..protocol.errors import SettingError
+from .rows import HELD_OUT
 from .runs import Run, held_out
 from .themes import DASHES, Theme
 
@@ -20,24 +22,38 @@ Array = npt.NDArray[Any]
 
 _BINS = 100
 """A curve of more rounds is drawn as so many means, and every round as a thin line behind them."""
-_NO_PANEL = {"held_out_loss", "held_out_perplexity"}
+_HELD_OUT_LOSS = f"{HELD_OUT}loss"
+_NO_PANEL = {_HELD_OUT_LOSS, f"{HELD_OUT}perplexity"}
 """Held-out metrics without a panel of their own: the loss is in the first, and says what the perplexity says."""
-_NAME_LETTERS = 15
 
 
 class Pen(msgspec.Struct, frozen=True):
-    """What a panel needs to know of how to draw. size: of the text, in points."""
+    """What a panel needs to know of how to draw. size: of the text, in points. letters: of a name that there is room
+    for."""
 
     theme: Theme
     size: float
+    letters: int
 
     def line(self, number: int) -> dict[str, Any]:
         """Colour and dashes of the line `number` of several."""
         colors = self.theme.series
         return {"color": colors[number % len(colors)], "linestyle": DASHES[number // len(colors) % len(DASHES)]}
 
+    def name(self, text: str, less: int = 0) -> str:
+        """As much of a peer's or a run's name as there is room for."""
+        letters = self.letters - less
+        text = drawable(text if len(text) <= letters else f"{text[: letters - 1]}…")
+        return f" {text}" if text.startswith("_") else text  # which else would be a label that no legend has
+
 
 Panel = Callable[[Axes, list[Run], Pen], Array]
+
+
+def drawable(text: str) -> str:
+    """With a box for each letter that the font does not have: matplotlib would draw that, too, but warn each time."""
+    font = get_font(findfont(FontProperties()))
+    return "".join(letter if font.get_char_index(ord(letter)) else "□" for letter in text)
 
 
 def usual_panels(dataset: xr.Dataset) -> list[str]:
@@ -59,23 +75,23 @@ def _loss(axes: Axes, runs: list[Run], pen: Pen) -> Array:
     """Training loss by round, its means, and the held-out loss; lower is better."""
     shown = [np.zeros(0)]
     for number, run in enumerate(runs):
-        line = pen.line(number) if run.name else {"color": pen.theme.training}
-        shown.append(_training(axes, run, line))
-        shown.append(_evaluations(axes, run, pen, "held_out_loss", number))
+        shown.append(_training(axes, run, pen, number))
+        shown.append(_evaluations(axes, run, pen, _HELD_OUT_LOSS, number))
     axes.set_ylabel("loss")
-    _legend(axes)
+    _legend(axes, pen)
     return np.concatenate(shown)
 
 
-def _training(axes: Axes, run: Run, line: dict[str, Any]) -> Array:
+def _training(axes: Axes, run: Run, pen: Pen, number: int) -> Array:
     """Every round, and means if there are many. Where several runs were evaluated, that is what they are told by."""
+    line = pen.line(number) if run.name else {"color": pen.theme.training}
     rows = np.flatnonzero(np.isfinite(run.dataset.loss.values))
     loss: Array = run.dataset.loss.values[rows]
-    evaluated = "held_out_loss" in run.dataset and bool(run.dataset.held_out_loss.notnull().any())
+    evaluated = _HELD_OUT_LOSS in run.dataset and bool(run.dataset[_HELD_OUT_LOSS].notnull().any())
     if run.name and evaluated:
         axes.plot(run.x[rows], loss, **line, linewidth=0.8, alpha=0.35)
         return loss
-    label = _short(run.name) if run.name else "training"
+    label = pen.name(run.name) or "training"
     if not len(rows):
         return loss
     if len(rows) <= _BINS:
@@ -100,15 +116,15 @@ def _evaluations(axes: Axes, run: Run, pen: Pen, name: str, number: int) -> Arra
         size = pen.size * (0.42 if len(rows) <= 40 else 0.2)
         axes.plot(
             run.x[rows], values, **line, linewidth=2.6, marker="o", markersize=size,
-            label=f"{_short(run.name) or 'held-out'}\n{values[-1]:.4g}", clip_on=False,
+            label=f"{pen.name(run.name) or 'held-out'}\n{values[-1]:.4g}", clip_on=False,
         )  # fmt: skip
     return values
 
 
 def _metric(axes: Axes, runs: list[Run], pen: Pen, name: str) -> Array:
     shown = [_evaluations(axes, run, pen, name, number) for number, run in enumerate(runs)]
-    axes.set_ylabel(name.removeprefix("held_out_").replace("_", " "))
-    _legend(axes)
+    axes.set_ylabel(name.removeprefix(HELD_OUT).replace("_", " "))
+    _legend(axes, pen)
     return np.concatenate([np.zeros(0), *shown])
 
 
@@ -122,7 +138,7 @@ def _speed(axes: Axes, runs: list[Run], pen: Pen) -> Array:
         shown.append(_parts_of(axes, run, pen, speed, edges, number))
     axes.set_ylabel("samples/s")
     axes.yaxis.set_major_formatter(_compact)
-    _legend(axes, reverse=True)
+    _legend(axes, pen, reverse=True)
     return np.concatenate(shown)
 
 
@@ -137,7 +153,7 @@ def _share(axes: Axes, runs: list[Run], pen: Pen) -> Array:
             shares = shares.max(1, keepdims=True)
         shown.append(_parts_of(axes, run, pen, shares, edges, number))
     axes.set_ylabel("largest share [%]" if runs and runs[0].name else "share [%]")
-    _legend(axes, reverse=True)
+    _legend(axes, pen, reverse=True)
     return np.concatenate(shown)
 
 
@@ -150,9 +166,9 @@ def _waiting(axes: Axes, runs: list[Run], pen: Pen) -> Array:
         idle, busy = _sums(waiting[rows], starts), _sums(computing[rows], starts)
         shown.append(100.0 * idle / (idle + busy))
         line = pen.line(number) if run.name else {"color": pen.theme.training}
-        _steps(axes, edges, shown[-1], label=_short(run.name) or "all peers", **line)
+        _steps(axes, edges, shown[-1], label=pen.name(run.name) or "all peers", **line)
     axes.set_ylabel("waiting [%]")
-    _legend(axes)
+    _legend(axes, pen)
     return np.concatenate(shown)
 
 
@@ -163,11 +179,11 @@ def _bytes(axes: Axes, runs: list[Run], pen: Pen) -> Array:
         color = pen.line(number)["color"] if run.name else pen.theme.training
         for name, style in (("bytes_up", "solid"), ("bytes_down", (0, (3, 1.5)))):
             shown.append(np.cumsum(run.dataset[name].sum("peer").values))
-            label = " ".join(filter(None, [_short(run.name, _NAME_LETTERS - 5), name.removeprefix("bytes_")]))
+            label = " ".join(filter(None, [pen.name(run.name, 5), name.removeprefix("bytes_")]))
             axes.plot(run.x, shown[-1], color=color, linestyle=style, linewidth=2.2, label=label)
     axes.set_ylabel("sent so far")
     axes.yaxis.set_major_formatter(EngFormatter("B", sep=" "))
-    _legend(axes)
+    _legend(axes, pen)
     return np.concatenate(shown)
 
 
@@ -204,12 +220,12 @@ def _parts_of(axes: Axes, run: Run, pen: Pen, heights: Array, edges: Array, numb
     colours do not suffice. One of several runs: a line. Returns what is highest."""
     totals: Array = heights.sum(1)
     if run.name or not len(heights):
-        _steps(axes, edges, totals, label=_short(run.name), **pen.line(number))
+        _steps(axes, edges, totals, label=pen.name(run.name), **pen.line(number))
         return totals
     colors = pen.theme.series
     order = np.argsort(-run.dataset.samples.values.sum(0), kind="stable")
     own = sorted(order[: len(colors)])
-    parts = [(_short(str(run.dataset.peer.values[place])), heights[:, place]) for place in own]
+    parts = [(pen.name(str(run.dataset.peer.values[place])), heights[:, place]) for place in own]
     rest = [place for place in range(heights.shape[1]) if place not in own]
     if rest:
         parts.append((f"{len(rest)} other{'s' * (len(rest) > 1)}", heights[:, rest].sum(1)))
@@ -226,16 +242,15 @@ def _compact(value: float, _: float | None = None) -> str:
     return f"{value:g}" if abs(value) < 1000 else str(EngFormatter(sep=" ")(value))
 
 
-def _short(name: str, letters: int = _NAME_LETTERS) -> str:
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"
-
-
-def _legend(axes: Axes, reverse: bool = False) -> None:
+def _legend(axes: Axes, pen: Pen, reverse: bool = False) -> None:
     """Right of the panel."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         step = -1 if reverse else 1
-        axes.legend(
+        legend = axes.legend(
             handles[::step], labels[::step], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.4,
-            handletextpad=0.5, borderaxespad=0.6, labelspacing=0.35, frameon=False,
+            handletextpad=0.5, borderaxespad=0.6, labelspacing=0.35, frameon=False, fontsize=pen.size * 0.9,
+            labelcolor=pen.theme.text,
         )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)

@@ -11,6 +11,8 @@ import msgspec
 from ..protocol.records import RoundRecord
 from ..store.rows import Event
 
+HELD_OUT = "held_out_"
+"""How the names of the held-out metrics begin."""
 _LATE_VERSIONS = 10
 """An evaluation of a version may be reported while the rounds after it go on: so many versions are asked for again."""
 
@@ -32,7 +34,7 @@ class MetricRow(msgspec.Struct, frozen=True):
 
 
 class MemberRow(msgspec.Struct, frozen=True):
-    """Somebody who was in the session; `device` as far as it is known. Times: seconds since 1970."""
+    """Somebody who was in the session; `device` as far as it is known. Times: seconds since 1970, 0 if unknown."""
 
     member: str
     name: str

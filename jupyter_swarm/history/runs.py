@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from ..protocol.errors import SettingError
+from .rows import HELD_OUT
 
 Array = npt.NDArray[Any]
 Axis = Literal["round", "samples", "time"]
@@ -55,28 +56,32 @@ def split(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
 
 def held_out(dataset: xr.Dataset) -> xr.Dataset:
     """The held-out metrics."""
-    return dataset[[name for name in dataset.data_vars if str(name).startswith("held_out_")]]
+    return dataset[[name for name in dataset.data_vars if str(name).startswith(HELD_OUT)]]
 
 
 def runs_of(dataset: xr.Dataset, axis: str) -> tuple[list[Run], str]:
     """The runs and what to write at their common x axis. Raises `SettingError` for another axis."""
     found = split(dataset)
     if axis == "round":
-        return [_run(name, one, one["round"].values.astype(float), 0.0) for name, one in found.items()], "round"
+        ends = {name: one["round"].values.astype(float) for name, one in found.items()}
+        return [
+            Run(name, found[name], x, max(float(x[0]) - 1, 0.0) if x.size else 0.0) for name, x in ends.items()
+        ], axis
     if axis == "samples":
-        return [_run(name, one, one.samples_done.values.astype(float), 0.0) for name, one in found.items()], "samples"
+        return [_by_samples(name, one) for name, one in found.items()], axis
     if axis != "time":
         raise SettingError(f"There is no axis {axis!r}.", todo="Choose x='round', 'samples' or 'time'.")
     passed = {name: _passed(one) for name, one in found.items()}
     longest = max((float(x[-1]) for x in passed.values() if x.size), default=0.0)
     divisor, unit = next((divisor, unit) for limit, divisor, unit in _SPANS if longest < limit)
-    return [_run(name, found[name], x / divisor, 0.0) for name, x in passed.items()], f"time since the start [{unit}]"
+    return [Run(name, found[name], x / divisor, 0.0) for name, x in passed.items()], f"time since the start [{unit}]"
 
 
-def _run(name: str, dataset: xr.Dataset, x: Array, start: float) -> Run:
+def _by_samples(name: str, dataset: xr.Dataset) -> Run:
     """A run that is seen from a later round on begins where the round before ended."""
-    first = x[0] - float(dataset.samples.isel(round=0).sum()) if x.size and dataset["round"].values[0] > 1 else start
-    return Run(name, dataset, x, first)
+    ends = dataset.samples_done.values.astype(float)
+    first = (dataset.samples - dataset.own_samples).sum("peer").values[:1]
+    return Run(name, dataset, ends, max(float((ends[:1] - first).sum()), 0.0))
 
 
 def _passed(dataset: xr.Dataset) -> Array:

@@ -59,10 +59,12 @@ def spec() -> SessionSpec:
     )  # fmt: skip
 
 
-def run(rounds: int = 6, peers: int = 2) -> dict[str, Any]:
+NAMES = ("Ann", "Bob", "Çiğdem", "Dmitri", "Eve", "Farid", "Grace", "Hoang", "Ines", "Jo")
+
+
+def run(rounds: int = 6, peers: int = 2, names: tuple[str, ...] = NAMES) -> dict[str, Any]:
     """Arguments for `build`: each peer makes 4 samples a round; the strategy changes at round 4; the first peer pauses
     in round 3."""
-    names = ("Ann", "Bob", "Çiğdem", "Dmitri", "Eve", "Farid", "Grace", "Hoang", "Ines", "Jo")
     records, metrics = [], []
     for round in range(1, rounds + 1):
         start = 4 * peers * (round - 1)
@@ -82,9 +84,9 @@ def run(rounds: int = 6, peers: int = 2) -> dict[str, Any]:
         "records": plain(*records),
         "metrics": metrics,
         "events": [
-            event(1, 0, "Ann joined (cpu).", "peer-0"),
-            event(2, 3, "Ann is paused: KeyboardInterrupt", "peer-0"),
-            event(3, 3, "Ann goes on.", "peer-0", 0.5),
+            event(1, 0, f"{names[0]} joined (cpu).", "peer-0"),
+            event(2, 3, f"{names[0]} is paused: KeyboardInterrupt", "peer-0"),
+            event(3, 3, f"{names[0]} goes on.", "peer-0", 0.5),
         ],
         "members": [member(f"peer-{place}", names[place]) for place in range(peers)],
         "spec": spec(),

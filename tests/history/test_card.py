@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
 import pytest
 
 from jupyter_swarm.history import build, concat, read_card
 from jupyter_swarm.protocol.errors import SettingError
+from jupyter_swarm.protocol.rules import AdamW, RoundRule
 
-from .rows import run
+from .rows import run, spec
 
 CHECKPOINT = {"number": 1, "name": "final", "version": 6, "created": 0.0, "sha256": "d" * 64, "manifest": {}}
 
@@ -38,6 +42,24 @@ def test_a_card_can_be_read_by_people() -> None:
     assert len(widths) == 1, "each row has as many cells as the head"
 
 
+def test_a_card_does_not_follow_what_others_have_written() -> None:
+    hostile = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `|`\n# Ann"
+    text = build(**run(names=(hostile, hostile)), source="'''```\n<b>'''").swarm.card.markdown()
+    shown = text.split("## Recipe")[0]
+    assert "&lt;img" in shown
+    assert "<" not in shown
+    assert not re.search(r"(?<!\\)[\[`]", shown.split("## Peers")[1].split("##")[0])
+    assert "\n# Ann" not in shown
+    assert "````python" in text, "the recipe does not end its own fence"
+
+
+def test_a_history_with_a_long_recipe_can_be_looked_at() -> None:
+    history = build(**run(), source="x = 1\n" * 10_000)
+    assert "x = 1" not in repr(history)
+    assert "x = 1" not in str(history.attrs), "attributes are shown unfolded"
+    assert len(repr(history.swarm.card)) < 100
+
+
 def test_several_runs_have_several_cards() -> None:
     with pytest.raises(SettingError, match="Choose one run"):
         _ = concat([build(**run()), build(**run(2))], ["a", "b"]).swarm.card
@@ -53,5 +75,8 @@ def test_the_numbers_that_people_ask_for() -> None:
     assert summary.bytes_per_token == 24_000 / 384
     assert "Bob" in history.swarm.table()
     assert "62.5 bytes per token, 1 late" in history.swarm.table()
+    letters = msgspec.structs.replace(spec(), rule=RoundRule("EveryStep", AdamW(0.01), predictions=1))
+    both = concat([history, build(**{**run(), "spec": letters})], ["windows", "letters"]).swarm.summary()
+    assert both.bytes_per_token.values.tolist() == [62.5, 500.0]
     with pytest.raises(SettingError, match="Its peers are: Ann, Bob"):
         history.swarm.share("Carl")

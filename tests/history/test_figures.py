@@ -17,7 +17,7 @@ from jupyter_swarm.history.figure import CurveFigure
 from jupyter_swarm.history.themes import THEMES
 from jupyter_swarm.protocol.errors import SettingError
 
-from .rows import run
+from .rows import event, run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -64,6 +64,41 @@ def test_other_axes_and_panels(x: str) -> None:
     assert [axes.get_ylabel() for axes in figure.axes[1:5]] == ["samples/s", "share [%]", "waiting [%]", "sent so far"]
     assert figure.axes[-1].get_xlabel() == {"samples": "samples", "time": "time since the start [s]"}[x]
     assert "3 others" in {text.get_text() for text in texts(figure)}, "more peers than colours"
+
+
+def test_any_name_can_be_drawn() -> None:
+    names = ("$\\frac{$", "_Maximilian Mustermann-Schultz", "李明")
+    figure = build(**run(6, 3, names)).swarm.plot(panels=["speed"])
+    shown = {text.get_text().strip() for text in texts(figure)}
+    assert {*names[:2], "□□", "$\\frac{$ pauses"} <= shown
+    width = figure.bbox.width
+    assert all(text.get_window_extent().x1 <= width for text in texts(figure))
+    assert "_Maximilian Mu…" in {text.get_text().strip() for text in texts(live(names))}
+
+
+def live(names: tuple[str, ...]) -> Figure:
+    curve = CurveFigure()
+    assert curve.png(build(**run(6, 3, names)))
+    return curve.figure
+
+
+def test_settings_are_marked_that_a_curve_shows_and_once() -> None:
+    said = "host changed the settings from the next round on:"
+    lines = (
+        (2, "minimum_peers 1 → 2."), (2, "rounds 0 → 9, learning_rate 0 → 0.0003."), (3, "inner_steps 0 → 25."),
+    )  # fmt: skip
+    told = [event(number, round, f"{said} {text}") for number, (round, text) in enumerate(lines)]
+    told.append(event(9, 5, "The server goes on from version 4."))
+    shown = {text.get_text() for text in texts(build(**{**run(), "events": told}).swarm.plot(panels=["loss"]))}
+    assert {"learning_rate 0.0003", "server restarted"} <= shown
+    assert not [text for text in shown if "minimum" in text or "goes on" in text]
+    assert "inner_steps 25" not in shown, "it came with the strategy, which is shown"
+
+
+@pytest.mark.parametrize(("x", "limits"), [("round", (3, 6)), ("samples", (24, 48)), ("time", (0, 3))])
+def test_a_part_of_a_run_begins_where_the_round_before_ended(x: str, limits: tuple[float, float]) -> None:
+    figure = build(**run()).sel(round=slice(4, None)).swarm.plot(x)
+    assert figure.axes[0].get_xlim() == limits
 
 
 def test_the_stack_is_the_class() -> None:
