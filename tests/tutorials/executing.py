@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import nbformat
@@ -33,19 +35,13 @@ _SECRET = re.compile(r"(/swarm/join/[\w-]+#)[\w-]+")
 def jupyter_server(folder: Path) -> Iterator[Server]:
     """A server as a student has it who has never used Jupyter before."""
     own = {"IPYTHONDIR": str(folder / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    server = Server(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with mock.patch.dict(os.environ, own):
+        server = Server(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 def execute(path: Path, server: Server) -> Any:
@@ -86,7 +82,7 @@ def _run(notebook: Any, connection: Path) -> Any:
 
 
 def tidy(notebook: Any) -> Any:
-    """As it is kept: nothing that needs a kernel, no secret, no number that only this run has."""
+    """As it is kept: nothing that needs a kernel, no secret, nothing of the machine that it ran on."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -98,11 +94,13 @@ def tidy(notebook: Any) -> Any:
             output.pop("transient", None)
             if "data" in output:
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)
-                for kind in ("text/html", "text/plain"):
-                    if kind in output.data:
-                        output.data[kind] = _SECRET.sub(r"\1the-secret-of-the-invite", output.data[kind])
+                output.data |= {kind: _public(text) for kind, text in output.data.items() if kind.startswith("text/")}
             elif "text" in output:
-                output.text = _SECRET.sub(r"\1the-secret-of-the-invite", output.text)
+                output.text = _public(output.text)
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("data", True)]
     return notebook
+
+
+def _public(text: str) -> str:
+    return _SECRET.sub(r"\1the-secret-of-the-invite", text).replace(platform.platform(terse=True), platform.system())
