@@ -185,7 +185,7 @@ def _peers_of(dataset: xr.Dataset, peers: Iterable[MemberRow]) -> Iterable[Parti
     rounds = dataset.staleness.notnull().sum("round").values
     total = int(columns["samples"].sum()) or 1
     for place, peer in enumerate(peers):
-        sums = {name: int(column[place]) for name, column in columns.items()}
+        sums: dict[str, Any] = {name: int(column[place]) for name, column in columns.items()}
         share = sums["samples"] / total
         yield Participant(**msgspec.structs.asdict(peer), rounds=int(rounds[place]), share=share, **sums)
 

@@ -55,7 +55,7 @@ def draw_strategies(axes: list[Axes], run: Run, pen: Pen) -> None:
 def _begins(run: Run) -> list[int]:
     """The rows at which a strategy begins."""
     names = run.dataset.strategy.values
-    rounds = np.flatnonzero(names != "")
+    rounds = np.flatnonzero(names != "").tolist()
     befores = [None, *rounds[:-1]]
     return [at for before, at in zip(befores, rounds, strict=True) if before is None or names[before] != names[at]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from argparse import HelpFormatter, Namespace
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ from .views import Notebook
 Function = Callable[[Notebook, Namespace], Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
 COMMANDS: dict[str, Function] = {}
+_OPTIONS = inspect.signature(api.host).parameters.keys() - {"rounds", "settings"}
+"""What a line says in another way than by NAME=VALUE."""
 
 
 def command(*arguments: Callable[[Any], Any]) -> Callable[[_F], _F]:
@@ -75,18 +78,17 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
         name, settings = "", [name, *settings]
     values = values_of(settings)
     recipe = _recipe_with(arguments.recipe or notebook.recipe or "digits", values)
-    chosen = {ALIASES.get(key, key): value for key, value in values.items()}
-    if options := chosen.keys() & {"name", "train", "server", "start", "wait", "recipe", "preflight"}:
+    if options := values.keys() & _OPTIONS:
         raise SettingError(f"{min(options)} is not a setting.", todo="See %swarm host -h for the options.")
     start = open_checkpoint(arguments.start) if arguments.start else None
     session = api.host(
         recipe,
         name,
-        rounds=chosen.pop("rounds", arguments.rounds),
+        rounds=values.pop("rounds", arguments.rounds),
         train=not arguments.no_train,
         server=arguments.server,
         start=start,
-        **chosen,
+        **values,
     )
     notebook.shell.push({"session": session})
     views.show_invite(session)

@@ -17,6 +17,8 @@ def complete(_: InteractiveShell, event: SimpleNamespace) -> list[str]:
     typed = event.text_until_cursor
     words = typed.split()
     before = words[:-1] if words and not typed[-1].isspace() else words
+    if not before:
+        return []
     if len(before) == 1:
         return ["recipe"] if before[0].startswith("%%") else list(COMMANDS)
     name, last = before[1], typed.split()[-1]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from ..peer.offer import Offer
+from ..peer.source import readable
 from ..protocol.errors import SwarmError
 from . import html
 from .frontend import Display
@@ -25,7 +26,7 @@ class JoinCard:
         self.offer = offer
         self.display = Display()
         self._join = join
-        self.text = widgets.HTML(html.code(offer.source))
+        self.text = widgets.HTML(html.code(readable(offer.source)))
         self.facts = widgets.HTML(html.facts(offer.facts()))
         self.said = widgets.HTML(html.lines(_WARNING))
         self.yes = button("Join", "check", "Run this recipe here and train", self._agree)
@@ -36,10 +37,10 @@ class JoinCard:
 
     def show(self) -> None:
         """Display the card, once."""
-        title = f"You are invited to train {self.offer.name}"
+        title = f"You are invited to train {readable(self.offer.name)}"
         self.display.show(
             {"text/html": html.heading(title), "text/plain": title},
-            {"text/plain": f"{self.offer.source}\n{_WARNING}", **view_of(self.box)},
+            {"text/plain": f"{readable(self.offer.source)}\n{_WARNING}", **view_of(self.box)},
         )
 
     def _agree(self) -> None:
@@ -47,8 +48,10 @@ class JoinCard:
         self.said.value = html.lines("Building the model, loading the data, connecting …")
         try:
             panel = self._join(self.offer.sha256)
-        except SwarmError as error:
-            self.said.value = html.lines(str(error))
+        except (Exception, KeyboardInterrupt) as error:
+            # What a button's callback raises is shown nowhere.
+            known = str(error) if isinstance(error, SwarmError) else f"{type(error).__name__}: {error}"
+            self.said.value = html.lines(f"Not joined. {known}")
             self.yes.disabled = self.no.disabled = False
             return
         # In the card's place: what a button's callback displays has no cell to go to.

@@ -84,10 +84,10 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def status(now: Status) -> str:
     """What is going on, in large; and, when nothing moves, why."""
     first, _, rest = now.reason.partition("\n")
-    numbers = [part for part in now.line().split("  ") if not part.startswith(now.state)]
+    numbers = now.line().removesuffix(f"{now.state}: {first}" if first else now.state).split("  ")
     notes = "".join(f"<div>{escape(note)}</div>" for note in now.notes[-2:])
     return (
-        heading(" · ".join(numbers))
+        heading(" · ".join(filter(None, numbers)))
         + f'<div style="font-size:1.1em;line-height:1.45"><b>{escape(now.state)}</b>'
         + (f": {escape(first)}" if first else "")
         + (f'<div style="white-space:pre-wrap">{escape(rest)}</div>' if rest else "")

@@ -80,8 +80,9 @@ class SwarmMagics(Magics):  # type: ignore[misc]  # older IPythons have no types
 def _unknown(name: str, in_cell: bool) -> str:
     if in_cell:
         return "A cell can only begin with %%swarm recipe" + (f", not with %%swarm {name}." if name else ".")
-    if not name:
-        return f"What should it do? %swarm {'|'.join(COMMANDS)}"
+    if name in ("", "-h", "--help"):
+        about = (f"  {one:<11}{run.parser.description}" for one, run in COMMANDS.items())  # type: ignore[attr-defined]
+        return "\n".join(["%swarm does, and %swarm NAME -h explains:", *about])
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     meant = f" Did you mean %swarm {near[0]}?" if near else ""
     return f"There is no %swarm {name}.{meant} There are: {', '.join(COMMANDS)}."

@@ -59,6 +59,7 @@ class Panel:
         self._next_drawing = 0.0
         self._next_lists = 0.0
         self._last = Status()
+        self._problem = ""
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="swarm-panel", daemon=True)
@@ -83,16 +84,20 @@ class Panel:
     def refresh(self) -> bool:
         """Show what is now; whether there is more to come. A server that does not answer is said, not raised."""
         with self._lock:
+            problem = ""
             try:
                 self._last = self.session.status()
                 self._show_status()
                 self._show_curve()
                 self._show_lists()
             except SwarmError as error:
-                _set(self.said, html.lines(str(error)))
+                problem = str(error)
             except Exception as error:
                 # A timer thread has nobody who would see it.
-                _set(self.said, html.lines(f"The panel failed: {type(error).__name__}: {error}"))
+                problem = f"The panel failed: {type(error).__name__}: {error}"
+            if problem != self._problem:  # else what a button said stays
+                self._problem = problem
+                self._say(problem)
             return not self.over
 
     @property
@@ -120,7 +125,8 @@ class Panel:
 
     def _show_curve(self) -> None:
         begun = time.monotonic()
-        if self._last.version == self._drawn or (begun < self._next_drawing and not self.over):
+        # At the end once more: the last evaluation comes after the last round.
+        if not self.over and (self._last.version == self._drawn or begun < self._next_drawing):
             return
         self.curve.value = self._figure.png(self.session.history())
         self._drawn = self._last.version
@@ -138,13 +144,16 @@ class Panel:
         def pressed() -> None:
             try:
                 act()
-                _set(self.said, "")
+                self._say("")
             except SwarmError as error:
-                _set(self.said, html.lines(str(error)))
+                self._say(str(error))
             self._next_lists = 0.0
             self.refresh()
 
         return button(text, icon, tooltip, pressed)
+
+    def _say(self, text: str) -> None:
+        _set(self.said, html.lines(text) if text else "")
 
     # --- again and again
 
@@ -158,11 +167,14 @@ class Panel:
             while self.refresh():
                 time.sleep(self._seconds)
         except KeyboardInterrupt:
-            if self.session.trains:
+            trains = self.session.trains
+            if trains:
                 self.session.pause()
             self.refresh()
-            _set(self.said, html.lines("Interrupted: training on this kernel is paused, the session lives. "
-                                       "%swarm resume goes on."))  # fmt: skip
+            paused = (
+                "Training on this kernel is paused: %swarm resume goes on." if trains else "Nothing else has stopped."
+            )
+            self._say(f"Interrupted; the session lives. {paused}")
         self.show()
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
-from ..history.themes import ThemeName
 from ..peer.api import Session
 from ..peer.checkpoints import Checkpoint
 from ..peer.offer import look
@@ -17,6 +16,7 @@ from . import html
 from .frontend import has_widgets, in_colab
 
 if TYPE_CHECKING:
+    from ..history.themes import ThemeName  # xarray and pandas: %load_ext needs neither
     from .panel import Panel
 
 

@@ -22,7 +22,10 @@ Said = Callable[[str], str]
 
 def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
     assert "%swarm resume?" in said("%swarm resme")
-    assert "host" in said("%swarm")
+    for line in ("%swarm", "%swarm -h"):
+        listed = said(line)
+        assert all(f"  {name} " in listed for name in COMMANDS)
+        assert "Open a session" in listed
     assert "Did you mean" not in said("%swarm xyzzy")
     assert "%%swarm recipe" in said("%%swarm host\nx = 1")
 
@@ -178,7 +181,7 @@ def test_host_takes_the_cells_recipe_and_the_settings(
     said("%swarm host cs101 --recipe digits")
     assert [call[0] for call in calls] == ["digits", shell.user_ns["recipe"], "digits"]
     assert calls[0][1]["rounds"] == 3
-    said_there = {"name": "", "learning_rate": 0.1, "minimum_peers": 2, "rounds": 7, "train": False}
+    said_there = {"name": "", "lr": 0.1, "minimum_peers": 2, "rounds": 7, "train": False}
     assert calls[1][1] | said_there == calls[1][1]
 
 
@@ -188,6 +191,7 @@ def test_host_takes_the_cells_recipe_and_the_settings(
 @pytest.mark.parametrize(
     ("line", "expected", "others"),
     [
+        ("%swarm", set(), {"host"}),
         ("%swarm ", {"host", "join", "watch", "doctor"}, set()),
         ("%swarm jo", {"join"}, {"host"}),
         ("swarm jo", {"join"}, {"host"}),

@@ -6,6 +6,7 @@ import re
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 import xarray as xr
 
@@ -94,9 +95,9 @@ def test_the_curve_is_drawn_once_for_a_round_and_not_at_every_look(session: Sess
         session.now = Status(state="training", version=version)
         panel.refresh()
     assert session.drawings == 1
-    session.now = Status(state="finished", version=10)
+    session.now = Status(state="finished", version=3)
     assert not panel.refresh()
-    assert session.drawings == 2
+    assert session.drawings == 2, "the last evaluation comes after the last round"
 
 
 def test_buttons_do_and_say_what_went_wrong(session: Session) -> None:
@@ -109,6 +110,7 @@ def test_buttons_do_and_say_what_went_wrong(session: Session) -> None:
     panel.keep.click()
     assert session.done == ["pause", "resume", "checkpoint"]
     panel.leave.click()
+    panel.refresh()
     assert "The server is gone." in panel.said.value
 
 
@@ -120,6 +122,9 @@ def test_a_server_that_does_not_answer_is_said_and_the_panel_goes_on(session: Se
     session.error = ValueError("a bug")
     assert panel.refresh()
     assert "a bug" in panel.said.value
+    session.error = None
+    assert panel.refresh()
+    assert panel.said.value == "", "the server answers again"
 
 
 def test_a_host_that_does_not_train_has_no_buttons_for_it(session: Session) -> None:
@@ -133,6 +138,8 @@ def test_names_of_others_are_text_and_colours_are_the_pages(session: Session) ->
     shown = [panel.peers.value, html.heading(HOSTILE), html.code(f"x = '{HOSTILE}'"), html.facts([(HOSTILE, HOSTILE)])]
     shown.append(html.invite(HOSTILE, f"http://a/swarm/join/x#{HOSTILE}", HOSTILE, HOSTILE, ""))
     shown.append(html.status(Status(reason=f"{HOSTILE}\n{HOSTILE}", notes=(HOSTILE,))))
+    numbers = html.status(Status(state="waiting", reason="for  two  peers", version=3)).partition("</div>")[0]
+    assert "two" not in numbers
     for text in shown:
         assert "<script" not in text
         assert "&lt;script" in text
@@ -168,6 +175,10 @@ def test_an_interrupt_of_the_foreground_pauses_training(session: Session, monkey
     panel.follow()
     assert session.done == ["pause"]
     assert "%swarm resume" in panel.said.value
+    session.trains = False
+    panel.follow()
+    assert session.done == ["pause"]
+    assert "paused" not in panel.said.value, "a host that does not train has nothing to pause"
 
 
 # --- consent
@@ -198,11 +209,25 @@ def test_nothing_is_joined_without_a_yes(session: Session) -> None:
     session.now = Status(state="finished")
 
 
-def test_a_join_that_fails_says_why_and_may_be_tried_again() -> None:
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RecipeError("The recipe needs what is not here.", todo="Run: pip install nothing"), "pip install nothing"),
+        (ValueError("a bug"), "ValueError: a bug"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)
+def test_a_join_that_fails_says_why_and_may_be_tried_again(error: BaseException, says: str) -> None:
     def join(_: str) -> Panel:
-        raise RecipeError("The recipe needs what is not installed here: nothing.", todo="Run: pip install nothing")
+        raise error
 
     card = JoinCard(OFFER, join)
     card.yes.click()
-    assert "pip install nothing" in card.said.value
+    assert says in card.said.value
     assert not card.yes.disabled
+
+
+def test_nothing_of_a_recipe_is_hidden_from_its_reader() -> None:
+    card = JoinCard(msgspec.structs.replace(OFFER, source="x = 1  # \u202e harmless"), lambda _: None)  # type: ignore[arg-type, return-value]
+    assert "\u202e" not in card.text.value
+    assert "\\u202e" in card.text.value
