@@ -43,7 +43,7 @@ def draw(
     """
     names = dataset["run" if "run" in dataset.dims else "peer"].values
     longest = 0 if live else max(map(len, map(str, names)), default=0)
-    pen = Pen(theme_of(theme), 9.5 if live else 13.0, min(max(longest, _LETTERS[0]), _LETTERS[1]))
+    pen = Pen(theme_of(theme), 10.5 if live else 13.0, min(max(longest, _LETTERS[0]), _LETTERS[1]))
     runs, label = runs_of(dataset, x)
     chosen = list(panels or usual_panels(dataset))[: _LIVE_PANELS if live else None]
     drawers = [panel_of(name, dataset) for name in chosen]

@@ -28,7 +28,7 @@ _SECONDS = 1.0
 _LISTS_SECONDS = 3.0
 _DRAWING_SHARE = 0.2
 """Of the time at most so much goes into drawing, whatever a picture costs on this machine."""
-_WIDTH, _HEIGHT = 760, 380
+_WIDTH, _HEIGHT = 760, 420
 
 
 def view_of(widget: Any) -> dict[str, Any]:
