@@ -53,7 +53,7 @@ class Reception:
                 )
             )  # fmt: skip
         self.rejoin(attached)
-        connection.send(session.status_message())
+        session.send(attached, session.status_message())
         return attached
 
     def rejoin(self, attached: Attached) -> None:

@@ -38,7 +38,7 @@ from .delivery import Delivery
 from .holding import OWN, Holding
 from .joining import Joining
 from .keeping import StateKeeper
-from .members import Members
+from .members import Attached, Members
 from .numbers import Numbers
 from .reception import Reception
 from .recording import Recorder
@@ -214,9 +214,8 @@ class SessionRuntime:
         for attached in self.members.peers():
             paused = self.state.peers[attached.id].paused if attached.id in self.state.peers else ""
             own = msgspec.structs.replace(message, state="paused", reason=f"paused: {paused}") if paused else message
-            if own.reason != attached.told:
+            if own.reason != attached.told and self.send(attached, own):
                 attached.told = own.reason
-                attached.connection.send(own)
         if self._viewers:
             self.publish("status", **msgspec.to_builtins(self.status()))
 
@@ -270,7 +269,7 @@ class SessionRuntime:
         if member == OWN:
             self.holding.own(message)
         elif member in self.members.connected:
-            self.members.connected[member].connection.send(message)
+            self.send(self.members.connected[member], message)
 
     def _tell_peers(self, effect: TellPeers) -> None:
         message = effect.message
@@ -283,8 +282,15 @@ class SessionRuntime:
         elif isinstance(message, m.Status) and message.state == "finished":
             self.checkpoints.finished()
         for attached in self.members.peers():
-            if attached.feed == "live" or not isinstance(message, m.Commit | m.Abort):
-                attached.connection.send(message, in_order=effect.in_order)
+            self.send(attached, message, effect.in_order)
+
+    def send(self, attached: Attached, message: m.Message, in_order: bool = False) -> bool:
+        """Send a member a message, unless it is for those who have all versions so far: what becomes of a round, and
+        that the session has finished, which otherwise a peer would take for the last version. Whether it was sent."""
+        finished = isinstance(message, m.Status) and message.state == "finished"
+        if attached.feed != "live" and (finished or isinstance(message, m.Commit | m.Abort)):
+            return False
+        return attached.connection.send(message, in_order=in_order or finished)
 
     def _committed(self, commit: m.Commit) -> None:
         self.delivery.committed()

@@ -18,7 +18,8 @@ from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.errors import StoreError
 from jupyter_swarm.shards.holder import Holder
 
-from .server import managed, open_session
+from .scripted import ScriptedPeer
+from .server import Swarm, managed, open_session
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -137,3 +138,15 @@ async def test_effects_are_carried_out_in_the_order_of_the_decisions(
         runtime.handle(Tick())
         assert done == ["first", "second", "third"]
         monkeypatch.undo()
+
+
+async def test_that_the_session_has_finished_is_told_to_a_peer_when_it_has_the_last_version(swarm: Swarm) -> None:
+    session = await swarm.open_session(facts={"held_out": 0}, evaluate_every=0, rounds=2)
+    member = await swarm.member(session, "peer")
+    await (await ScriptedPeer.join(swarm, session, member)).train(2)
+    await until(lambda: swarm.manager.runtime(session).status().state == "finished")
+    later = await ScriptedPeer.join(swarm, session, member)
+    while not (isinstance(last := await later.hear(m.Status), m.Status) and last.state == "finished"):
+        pass
+    assert [one for one in later.heard if isinstance(one, m.Status) and one.state == "finished"] == [last]
+    assert max([later.version, *(one.round for one in later.heard if isinstance(one, m.Commit))]) == 2
