@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from .peer.recipe import Recipe as Recipe
     from .peer.recipe import load_recipe as load_recipe
     from .peer.windows import Windows as Windows
+    from .protocol.layout import ParameterGroup as ParameterGroup
     from .protocol.rules import Codec as Codec
+    from .shards.layout import decay_matrices as decay_matrices
     from .strategies import EveryStep as EveryStep
     from .strategies import LocalUpdates as LocalUpdates
     from .strategies import WarmStart as WarmStart
@@ -47,6 +49,7 @@ _EXPORTS = {
     "EveryStep": ".strategies",
     "LocalUpdates": ".strategies",
     "Nesterov": ".optim",
+    "ParameterGroup": ".protocol.layout",
     "Preflight": ".peer.preflight",
     "Recipe": ".peer.recipe",
     "SGD": ".optim",
@@ -56,6 +59,7 @@ _EXPORTS = {
     "WarmStart": ".strategies",
     "Windows": ".peer.windows",
     "compare": ".peer.comparing",
+    "decay_matrices": ".shards.layout",
     "doctor": ".peer.doctor",
     "host": ".peer.api",
     "join": ".peer.api",

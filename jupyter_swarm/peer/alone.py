@@ -13,7 +13,7 @@ from ..optim.torch_optimizer import RuleOptimizer
 from ..protocol.layout import Stream
 from ..protocol.manifest import Manifest
 from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, Sophia, check_rule, rule_of
-from ..shards.gradients import GradientSum, places_in
+from ..shards.gradients import GradientSum, parameter_groups, places_in
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
 from .checkpoints import Checkpoint, export_files, save_checkpoint
@@ -71,7 +71,8 @@ class Training:
             torch.nn.utils.clip_grad_norm_(self._computer.worker.parameters, rule.clip_norm)
         rate = rule.optimizer.lr * rule.optimizer.schedule.factor(self.samples_done)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            # How far inner steps came has their group's learning rate in it already.
+            group["lr"] = rate if inner else rate * group["scale"]
         self._optimizer.step()
         self.samples_done += loss.samples
         entry = {
@@ -172,7 +173,10 @@ class Training:
         self._computer.follow(rule, self.round + 1)
         if rule != self._rule:
             self._rule = rule
-            self._optimizer = RuleOptimizer(self._computer.worker.parameters, rule.optimizer)
+            self._optimizer = RuleOptimizer(
+                parameter_groups(self._computer.layout, self._computer.worker.parameters, rule.optimizer.weight_decay),
+                rule.optimizer,
+            )
             streams = (Stream.PARAMETERS, Stream.BUFFER, Stream.COUNTER) if rule.work == "steps" else ()
             self._begun = FlatVector(self._computer.layout, streams)
         return rule

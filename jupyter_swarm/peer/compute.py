@@ -251,7 +251,8 @@ def prepare(
     parts = Samples(data.train), Samples(data.held_out)
     if not len(parts[0]):
         raise RecipeError("The training data set is empty.", todo="Check what the recipe's data() returns as train.")
-    computer = Computer(recipe, layout_of(model), model, parts, seed, say, Samples(own.train) if own else None)
+    layout = layout_of(model, recipe.groups)
+    computer = Computer(recipe, layout, model, parts, seed, say, Samples(own.train) if own else None)
     computer.data = data
     return computer
 

@@ -24,6 +24,7 @@ import torch
 
 from ..protocol.errors import RecipeError
 from ..protocol.rules import OptimizerRule, Sophia
+from ..shards.layout import Grouping, one_group
 from ..strategies import Strategy
 from .source import (
     check_source,
@@ -66,6 +67,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     loss: (model, batch) -> scalar tensor, the mean over the batch.
     optimizer: settings of the optimizer that steps on gradients.
     strategy: how peers work together.
+    groups: (name, parameter) -> `ParameterGroup`, which scales the learning rate and weight decay of some of them
+    (`decay_matrices`: no weight decay for biases and norms).
     metrics: name -> (model, batch) -> mean over the batch, for held-out samples; the loss is always among them.
     sampled_loss: (model, batch) -> the mean loss with labels sampled from the model's own predictions (Sophia-G).
     sample: (model, data, prompt) -> text, to show what the model has learnt.
@@ -88,6 +91,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     loss: Callable[[torch.nn.Module, Batch], torch.Tensor]
     optimizer: OptimizerRule
     strategy: Strategy
+    groups: Grouping = one_group
     metrics: Mapping[str, Callable[[torch.nn.Module, Batch], torch.Tensor | float]] = {}
     sampled_loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None = None
     sample: Callable[[torch.nn.Module, Data, str], str] | None = None
@@ -127,9 +131,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
                 raise RecipeError(f"requires has {name!r}.", todo="Write a distribution's name: 'tokenizers>=0.19'.")
 
     def _check_functions(self) -> None:
-        for field in ("model", "data", "loss", "sampled_loss", "sample", "export"):
+        for field in ("model", "data", "loss", "groups", "sampled_loss", "sample", "export"):
             function = getattr(self, field)
-            if not callable(function) and (function is not None or field in ("model", "data", "loss")):
+            if not callable(function) and (function is not None or field in ("model", "data", "loss", "groups")):
                 raise RecipeError(f"The recipe's {field} is not a function.", todo=f"Pass a function as {field}=.")
         for name, function in self.metrics.items():
             if not callable(function):

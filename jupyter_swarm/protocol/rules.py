@@ -138,7 +138,8 @@ class RoundRule(msgspec.Struct, frozen=True):
     staleness: how many rounds late a contribution may count. norm_limit: a contribution whose norm is above so many
     times the running median of accepted ones is refused (0: never). clip_norm: the L2 norm that the merged gradient is
     clipped to over all holders (0: not clipped); `inner_clip_norm`: that of each inner step's gradient. predictions:
-    how many predictions the loss of one sample is the mean of (tokens in a window of text).
+    how many predictions the loss of one sample is the mean of (tokens in a window of text). begins: the first round of
+    the session that it holds for.
     """
 
     strategy: str
@@ -160,6 +161,7 @@ class RoundRule(msgspec.Struct, frozen=True):
     inner_batch: int = 0
     inner_clip_norm: float = 0.0
     predictions: int = 1
+    begins: int = 1
 
     def stream(self, stream: Stream) -> StreamRule:
         """The rule of one stream. Raises KeyError if the rule does not carry it."""
@@ -170,7 +172,7 @@ class RoundRule(msgspec.Struct, frozen=True):
 
     def streams_of(self, round: int) -> tuple[StreamRule, ...]:
         """The streams that contributions to `round` carry: the Hessian's only when an estimate is due."""
-        due = isinstance(self.optimizer, Sophia) and (round - 1) % self.optimizer.hessian_every == 0
+        due = isinstance(self.optimizer, Sophia) and (round - self.begins) % self.optimizer.hessian_every == 0
         return self.streams if due else tuple(rule for rule in self.streams if rule.stream != Stream.HESSIAN)
 
 
@@ -241,7 +243,7 @@ def rule_of(first: RoundRule, changes: tuple[StrategyChange, ...], round: int) -
     result = first
     for change in changes:
         if change.round <= round:
-            result = change.rule
+            result = msgspec.structs.replace(change.rule, begins=change.round)
     return result
 
 

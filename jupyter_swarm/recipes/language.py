@@ -18,7 +18,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
 
-from jupyter_swarm import AdamW, Data, EveryStep, LocalUpdates, Recipe, Schedule, Sophia, WarmStart, Windows
+from jupyter_swarm import (
+    AdamW,
+    Data,
+    EveryStep,
+    LocalUpdates,
+    Recipe,
+    Schedule,
+    Sophia,
+    WarmStart,
+    Windows,
+    decay_matrices,
+)
 from jupyter_swarm.protocol.errors import RecipeError
 
 SIZE = "class"  # "tiny" or "class"; as EleutherAI published GPT-Neo: "125M", "1.3B", "2.7B"
@@ -243,6 +254,7 @@ recipe = Recipe(
         else AdamW(learning_rate, betas=(0.9, 0.99), schedule=schedule)
     ),
     strategy=(apart if not WARM_ROUNDS else together if not LOCAL_ROUNDS else WarmStart(together, WARM_ROUNDS, apart)),
+    groups=decay_matrices,
     sampled_loss=sampled_loss,
     sample=sample,
     export=export,

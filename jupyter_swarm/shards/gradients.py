@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +176,20 @@ def trained(layout: Layout, model: nn.Module) -> list[Tensor]:
 def specs_of(layout: Layout) -> list[TensorSpec]:
     """The tensors of the parameters' section."""
     return [spec for spec in layout.tensors if spec.stream == Stream.PARAMETERS]
+
+
+def parameter_groups(layout: Layout, parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """The layout's groups as a torch optimizer takes them, of `parameters` in the layout's order; `scale`: the group's
+    factor on the learning rate, which the caller applies."""
+    members = list(zip((spec.group for spec in specs_of(layout)), parameters, strict=True))
+    return [
+        {
+            "params": [parameter for index, parameter in members if index == place],
+            "weight_decay": weight_decay * group.weight_decay_scale,
+            "scale": group.learning_rate_scale,
+        }
+        for place, group in enumerate(layout.groups)
+    ]
 
 
 def places_in(flat: Tensor, layout: Layout) -> list[Tensor]:

@@ -12,7 +12,7 @@ from ..optim.torch_optimizer import RuleOptimizer
 from ..protocol.errors import Refusal, SettingError
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import RoundRule
-from .gradients import BUFFERS, norm_of, norms_of, not_finite, places_in, specs_of, trained
+from .gradients import BUFFERS, norm_of, norms_of, not_finite, parameter_groups, places_in, specs_of, trained
 from .vector import FlatVector
 
 WARM_UP_SHARE = 10
@@ -54,18 +54,7 @@ class PseudoGradient:
         self._saved = FlatVector(layout, BUFFERS)
         self._flat = self._contribution.sections[Stream.PARAMETERS].to(self.parameters[0].device)
         self._places = places_in(self._flat, layout)
-        in_groups = list(zip((spec.group for spec in specs_of(layout)), self.parameters, strict=True))
-        self._optimizer = RuleOptimizer(
-            [
-                {
-                    "params": [parameter for index, parameter in in_groups if index == place],
-                    "weight_decay": inner.weight_decay * group.weight_decay_scale,
-                    "scale": group.learning_rate_scale,
-                }
-                for place, group in enumerate(layout.groups)
-            ],
-            inner,
-        )
+        self._optimizer = RuleOptimizer(parameter_groups(layout, self.parameters, inner.weight_decay), inner)
 
     def start(self, view: FlatVector) -> None:
         """Begin a round: the model gets the view's numbers. Moments stay."""

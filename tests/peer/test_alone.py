@@ -8,7 +8,7 @@ import torch
 
 from jupyter_swarm.peer.alone import Training
 
-from .classroom import EVERY_STEP, STEPS, Classroom, close, local, parameters_of
+from .classroom import EVERY_STEP, PLAIN, STEPS, Classroom, close, local, parameters_of
 
 
 def test_a_warm_start_changes_strategy_where_it_says() -> None:
@@ -21,6 +21,31 @@ def test_a_warm_start_changes_strategy_where_it_says() -> None:
         alone.step()
     assert [entry["strategy"] for entry in alone.entries] == ["EveryStep"] * 2 + ["LocalUpdates"] * 2
     assert close(parameters_of(alone._computer), room.parameters)
+
+
+GROUPED = PLAIN.replace("Data,", "Data, ParameterGroup,", 1).replace("lr=0.01", "lr=0.01, weight_decay=5.0")
+GROUPED += """
+def groups(name, parameter):
+    slow = ParameterGroup("slow", learning_rate_scale=0.5, weight_decay_scale=0.0)
+    return slow if parameter.ndim < 2 else ParameterGroup()
+
+import msgspec
+recipe = msgspec.structs.replace(recipe, groups=groups)
+"""
+
+
+@pytest.mark.parametrize("strategy", [EVERY_STEP, STEPS])
+def test_groups_of_parameters_have_their_own_learning_rate_and_decay(strategy: str) -> None:
+    recipe = local(GROUPED, strategy)
+    room = Classroom(recipe)
+    desk = room.join()
+    alone, ungrouped = Training(recipe), Training(local(GROUPED.replace("groups=groups", ""), strategy))
+    for _ in range(2):
+        room.round(desk, 12)
+        alone.step()
+        ungrouped.step()
+    assert close(parameters_of(alone._computer), room.parameters)
+    assert not close(parameters_of(ungrouped._computer), room.parameters)
 
 
 def test_an_interrupt_in_the_midst_of_a_round_of_steps_leaves_the_model_of_the_round_before() -> None:

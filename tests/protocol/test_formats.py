@@ -55,7 +55,7 @@ RECORD = RoundRecord(
 )  # fmt: skip
 
 
-ADDED_TO_THE_RULE = b',"inner_optimizer":null,"inner_batch":0,"inner_clip_norm":0.0,"predictions":1}'
+ADDED_TO_THE_RULE = b',"inner_optimizer":null,"inner_batch":0,"inner_clip_norm":0.0,"predictions":1,"begins":1}'
 ADDED_TO_A_CONTRIBUTOR = b',"own":0,"steps":0,"seconds":0.0,"waiting":0.0,"waited_for":"","bytes":0}'
 ADDED_TO_THE_RECORD = b',"strategy":"","inner_learning_rate":0.0}'
 
@@ -148,6 +148,8 @@ def test_an_estimate_of_the_hessian_is_sent_only_when_it_is_due():
     rule = RoundRule("EveryStep", Sophia(1e-3, hessian_every=3), target_batch=8, streams=streams)
     assert [len(rule.streams_of(round)) for round in range(1, 8)] == [2, 1, 1, 2, 1, 1, 2]
     assert len(msgspec.structs.replace(rule, optimizer=AdamW(1e-3)).streams_of(1)) == 1
+    later = msgspec.structs.replace(SPEC, changes=(StrategyChange(6, rule),))
+    assert [len(later.rule_of(round).streams_of(round)) for round in range(6, 10)] == [2, 1, 1, 2]
 
 
 NUMBERS = [
