@@ -7,8 +7,8 @@ Four peers, each a process with one thread, train GPT-Neo on Shakespeare through
 synchronously throughout; synchronously and then `LocalUpdates` every 50 steps (outer Nesterov 0.7, 0.9); `LocalUpdates`
 from random parameters. Each way is tried with every learning rate and judged by its best one. Peers that are called
 before they have made all their steps make rounds smaller, so rounds go on until the samples are the same to within half
-a round of local updates; of the synchronous run the held-out loss at just as many tokens is taken, between two
-evaluations by a straight line. Bytes are those that the server counted on the peers' sockets, framing included.
+a round of local updates; the synchronous run is longer by as much, and its held-out loss at just as many tokens is
+taken, between two evaluations by a straight line. Bytes are those that the server counted on the peers' sockets, framing included.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(here: Server, way: Way, size: str, rate: float) -> xr.Dataset:
     recipe = recipe_of(way, size, rate)
     every = max(1, way.warm // EVALUATIONS) if not way.local else 2 if not way.warm else way.warm // 4
     session = host(
-        recipe, way.name, rounds=0 if way.local else way.warm, train=False, server=here.owner_url,
+        recipe, way.name, rounds=0 if way.local else way.warm + STEPS // 2, train=False, server=here.owner_url,
         minimum_peers=PEERS, evaluate_every=every,
     )  # fmt: skip
     link = session.invite("peer").link
