@@ -8,7 +8,8 @@ synchronously throughout; synchronously and then `LocalUpdates` every 50 steps (
 from random parameters. Each way is tried with every learning rate and judged by its best one. Peers that are called
 before they have made all their steps make rounds smaller, so rounds go on until the samples are the same to within half
 a round of local updates; the synchronous run is longer by as much, and its held-out loss at just as many tokens is
-taken, between two evaluations by a straight line. Bytes are those that the server counted on the peers' sockets, framing included.
+taken, between two evaluations by a straight line. Bytes are those that the server counted on the peers' sockets,
+framing included.
 """
 
 from __future__ import annotations
