@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from ..peer.preflight import preflight
 from ..peer.recipe import Recipe
@@ -20,6 +21,8 @@ from .commands import COMMANDS
 
 if TYPE_CHECKING:
     from .panel import Panel
+
+_VARIABLE = re.compile(r"(\w+=)?(?:\{([^\W\d]\w*)\}|\$([^\W\d]\w*))")
 
 
 @magics_class
@@ -33,6 +36,7 @@ class SwarmMagics(Magics):  # type: ignore[misc]  # older IPythons have no types
         self.recipe: Recipe | None = None
         self.panel: Panel | None = None
 
+    @no_var_expand  # what stands in braces would be run as Python: also in a link that somebody else has written
     @line_cell_magic
     def swarm(self, line: str, cell: str | None = None) -> Any:
         """Train one model together: %swarm host, join, status, … `%swarm` lists them, `%swarm host -h` explains one.
@@ -46,7 +50,7 @@ class SwarmMagics(Magics):  # type: ignore[misc]  # older IPythons have no types
         run = COMMANDS[name]
         parser = run.parser  # type: ignore[attr-defined]
         try:
-            arguments = _parsed(parser, _split(rest))
+            arguments = _parsed(parser, [self._value(word) for word in _split(rest)])
             return run(self, arguments) if cell is None else self._recipe(cell, arguments)
         except SwarmError as error:
             print(error)
@@ -56,6 +60,12 @@ class SwarmMagics(Magics):  # type: ignore[misc]  # older IPythons have no types
         except SystemExit:  # -h has printed its help
             pass
         return None
+
+    def _value(self, word: str) -> str:
+        """For `{name}` or `$name`, alone or behind NAME=, the variable's value as text."""
+        found = _VARIABLE.fullmatch(word)
+        name = found and (found[2] or found[3])
+        return f"{found[1] or ''}{self.shell.user_ns[name]}" if found and name in self.shell.user_ns else word
 
     def _recipe(self, cell: str, arguments: Namespace) -> None:
         try:

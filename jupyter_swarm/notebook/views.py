@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import segno
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
@@ -45,21 +46,15 @@ def show_invite(session: Session) -> None:
     """The invite card."""
     link, sha256 = session.invite().link, session.recipe.sha256
     colab = f"%pip install -q jupyter_swarm\n%load_ext jupyter_swarm\n%swarm join {link}"
+    # On white, for phones read no light code on dark.
+    code = segno.make(link, error="m").svg_inline(scale=3, light="white")
     plain = (
         f"Session {session.id} is open. Others join it in a notebook with\n\n"
         f"    %load_ext jupyter_swarm\n    %swarm join {link}\n\n"
         f"or in a terminal:\n\n    jupyter swarm peer '{link}'\n\n"
         f"Everybody sees the recipe first; its SHA-256 begins with {sha256[:16]}."
     )
-    display(Shown(html.invite(session.id, link, sha256, colab, _qr(link)), plain))
-
-
-def _qr(link: str) -> str:
-    try:
-        import segno
-    except ImportError:
-        return ""
-    return str(segno.make(link, error="m").svg_inline(scale=3))
+    display(Shown(html.invite(session.id, link, sha256, colab, code), plain))
 
 
 def asks_by_widget() -> bool:

@@ -172,7 +172,7 @@ def draw(runs: dict[str, dict[float, Figures]], summary: Figures, path: Path) ->
         total = np.interp(x, ends, [0, *itertools.accumulate(moved)])
         axes[1].plot(total / 1e6, y)
     axes[0].set(xlabel="million tokens", ylabel="held-out loss, nats per character", ylim=(None, 3.5))
-    axes[1].set(xlabel="MB moved, up and down, all peers", xscale="symlog")
+    axes[1].set(xlabel="MB moved, up and down, all peers", xscale="symlog", xlim=(0, None))
     axes[0].legend(frameon=False)
     figure.savefig(path, dpi=150)
 
@@ -214,8 +214,8 @@ def measure(chosen: argparse.Namespace) -> Figures:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="tiny", help="of the language recipe")
-    parser.add_argument("--warm", type=int, default=400, help="synchronous rounds before local updates")
-    parser.add_argument("--local", type=int, default=8, help="rounds of local updates after them")
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3], metavar="LR")
+    parser.add_argument("--warm", type=int, default=800, help="synchronous rounds before local updates")
+    parser.add_argument("--local", type=int, default=16, help="rounds of local updates after them")
+    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 8e-3, 1.6e-2], metavar="LR")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves into FILE")
     main(parser, measure)

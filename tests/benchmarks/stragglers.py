@@ -113,6 +113,7 @@ def run(here: Server, case: Case, seconds: float) -> tuple[xr.Dataset, tuple[flo
 
 def figures_of(history: xr.Dataset, case: Case, stop: tuple[float, float]) -> Figures:
     """What the peers did between the first and the last round."""
+    history = history.sel(round=slice(1, None))  # without what was measured before the first round
     ends = history["time"].values.astype("datetime64[ns]").astype(np.int64) / 1e9
     after = history.isel(round=slice(1, None))
     elapsed = float(ends[-1] - ends[0])

@@ -57,6 +57,21 @@ def test_what_goes_wrong_is_said_in_words(said: Said, line: str, says: str) -> N
     assert says in said(f"%swarm {line}")
 
 
+def test_nothing_in_a_link_is_run_as_python(said: Said) -> None:
+    shell = InteractiveShell.instance()
+    said("ran = []")
+    said("%swarm join http://127.0.0.1:9/swarm/join/a#{ran.append(1)}")
+    assert shell.user_ns["ran"] == []
+
+
+def test_variables_stand_for_their_values(said: Said) -> None:
+    said("page, n = 'https://example.org', 'many'")
+    assert "not an invite link" in said("%swarm join {page}")
+    assert "not an invite link" in said("%swarm join $page")
+    assert "'{nothing}'" in said("%swarm host --recipe {nothing}")
+    assert "'many'" in said("%swarm host --rounds {n}")
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_subcommand_explains_itself(said: Said, name: str) -> None:
     text = said(f"%swarm {name} -h")

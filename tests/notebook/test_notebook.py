@@ -51,6 +51,7 @@ def test_a_saved_notebook_shows_the_end_without_a_kernel(
     shown = [output for output in outputs[2] if output.output_type == "display_data"]
     card, heading, picture = (output.data for output in shown)
     assert "%swarm join http://" in card["text/html"]
+    assert "<svg" in card["text/html"]
     assert "<script>" not in str([one.data.get("text/html") for cell in outputs for one in cell if "data" in one])
     assert "finished" in heading["text/html"]
     assert VIEW not in picture
