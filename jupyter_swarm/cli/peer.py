@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--agree",
         metavar="HASH",
-        help="the recipe's SHA-256, or its first 8 digits or more, if you know and trust it: you are not asked then",
+        help="the recipe's SHA-256, or its first 16 digits or more, if you know and trust it: you are not asked then",
     )
     parser.add_argument(
         "--device", default="", help="cpu, cuda, cuda:1, mps, … (default: an accelerator if there is one)"

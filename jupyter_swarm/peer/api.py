@@ -85,7 +85,7 @@ def join(
 ) -> Session:
     """Join a session by its invite link, as a peer that others see as `name`.
 
-    The recipe is shown first and runs after a yes, or at once if `agree` is its hash (8 digits suffice). device: as
+    The recipe is shown first and runs after a yes, or at once if `agree` is its hash (16 digits suffice). device: as
     torch spells it; without one an accelerator if there is one. data: samples of your own to train on, instead of the
     session's: a `Data` or what its `train` may be. They stay in this kernel; the instructor sets how many may count.
     preflight: whether the recipe is tried out here first; joining is refused if that fails. wait: show progress until

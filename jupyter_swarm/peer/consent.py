@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from ..protocol.errors import RecipeError
 from .source import hash_source, readable
 
-MIN_PREFIX = 8
+MIN_PREFIX = 16
+"""Digits of a hash. For fewer, another text that begins alike could be found."""
 _WIDTH = 78
 
 
 def agree_to(source: str, title: str, agree: str | None = None, facts: Iterable[tuple[str, str]] = ()) -> str:
     """Return the hash of `source` if its reader agrees to run it, else raise `RecipeError`.
 
-    agree: the hash that was agreed to beforehand, or at least its first 8 digits; without it the text is shown and
+    agree: the hash that was agreed to beforehand, or at least its first 16 digits; without it the text is shown and
     the question is asked with `input()`. facts: name and value of what else the reader should know before that.
     """
     sha256 = hash_source(source)

@@ -90,7 +90,7 @@ def test_an_empty_token_file_does_not_open_the_server(tmp_path: Path) -> None:
 def test_a_session_is_opened_with_the_token_and_joined_with_the_invite(served: Served, run: Run, recipe: Path) -> None:
     link, agree = open_session(run, served, recipe)
     # As a cell of a notebook runs it, with its output in a file.
-    done = run("peer", link, "--name", "Ada", "--agree", agree[:12], "--threads", "1", FORCE_COLOR="1")
+    done = run("peer", link, "--name", "Ada", "--agree", agree[:16], "--threads", "1", FORCE_COLOR="1")
     assert done.returncode == 0, done.stderr
     assert "The session has finished" in done.stdout
     assert "\x1b" not in done.stdout

@@ -120,7 +120,7 @@ def test_a_recipe_that_is_not_agreed_to_does_not_run(server: Server, tmp_path: P
         with pytest.raises(RecipeError, match="nothing has run"):
             api.join(hosted.invite().link, agree="0" * 64)
         assert not marker.exists()
-        api.join(hosted.invite().link, agree=hosted.recipe.sha256[:8])
+        api.join(hosted.invite().link, agree=hosted.recipe.sha256[:16])
         assert marker.exists()
     finally:
         del os.environ["STUDENT"]

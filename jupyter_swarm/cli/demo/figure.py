@@ -17,8 +17,6 @@ from .plans import Plan
 _INCHES = (12.5, 10.0)
 _TEXT = 13.0
 _PERPLEXITIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)
-_LABELS = -0.073
-"""Where the labels of the y axes end, left of "750 MB"; in widths of the axes."""
 _APART = 0.06
 """Ticks of the perplexity are at least this share of the axis from each other."""
 
@@ -27,15 +25,12 @@ def draw(history: xr.Dataset, plan: Plan, path: Path) -> None:
     """Write the figure as PNG."""
     theme = THEMES["light"]
     predictions = int(history.attrs["predictions"])
-    # The demo's own changes of settings are no news; a speed in tokens says more than one in windows.
-    news = np.flatnonzero(["changed the settings" not in text for text in history.event_text.values.tolist()])
-    shown = history.isel(event=news).assign(samples=history.samples * predictions)
+    # A speed in tokens says more than one in windows.
+    shown = history.assign(samples=history.samples * predictions)
     shown.attrs["title"] = plan.title
     panels = ["loss", "held_out_accuracy", "share"] if "held_out_accuracy" in history else ["loss", "speed", "bytes"]
     figure: Figure = shown.swarm.plot("time", panels=panels, width=_INCHES[0], height=_INCHES[1])
     by_name = dict(zip(panels, figure.axes, strict=True))
-    for axes in figure.axes:
-        axes.yaxis.set_label_coords(_LABELS, 0.5)
     if predictions > 1 and "speed" in by_name:
         by_name["speed"].set_ylabel("tokens per second")
     if plan.unit:
