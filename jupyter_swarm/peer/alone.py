@@ -104,6 +104,12 @@ class Training:
         self.evaluations.append({"round": self.round, "count": count, **means})
         return means
 
+    def sample(self, prompt: str = "") -> str:
+        """What the model makes of `prompt`, by the recipe's `sample`. Raises `RecipeError` if it has none."""
+        shown = self.recipe.build()
+        shown.load_state_dict(self.model.state_dict())
+        return self._computer.sample(shown.eval(), prompt)
+
     def history(self) -> xr.Dataset:
         """All rounds, as the history of a session with one peer: see `jupyter_swarm.history`."""
         from ..history import build_alone  # xarray and pandas: whoever only trains needs neither

@@ -22,7 +22,7 @@ from ..strategies import rules_of
 from ..strategies.workers import Worker, worker
 from .data import EpochOrder, Samples
 from .forward import Cancel, Forward, LeaseFailed, LossSum, OutOfMemory, never
-from .recipe import Data, Recipe
+from .recipe import Data, Recipe, call
 
 
 def pick_device(name: str = "") -> torch.device:
@@ -168,6 +168,18 @@ class Computer:
                     tensor.copy_(value)
             for module, training in modes:
                 module.training = training
+
+    def sample(self, model: nn.Module, prompt: str) -> str:
+        """What `model`, one that the recipe has built, makes of `prompt`. Raises `RecipeError` for a recipe that cannot
+        sample."""
+        function = self.recipe.sample
+        if function is None:
+            raise RecipeError(
+                f"The recipe {self.recipe.name} has no samples to show.", todo="Give its Recipe(…) a sample=function."
+            )
+        # A sampler draws random numbers, and training must not notice.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return str(call(function, "sample()", model, self.data, prompt))
 
     def _step(
         self,

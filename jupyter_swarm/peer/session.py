@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from ..protocol.errors import InviteError, RecipeError, SessionError, SwarmError
+from ..protocol.errors import InviteError, SessionError, SwarmError
 from ..protocol.invites import Invite, Role
 from ..strategies import Strategy
 from .checkpoints import Checkpoint, checkpoint_of, checkpoints_of
 from .client import Client
 from .compute import Computer
 from .progress import Line
-from .recipe import Recipe, call
+from .recipe import Recipe
 from .record import OVER, Record, Status
 from .steering import rule_for, settings_of
 from .trainer import Trainer
@@ -139,18 +139,12 @@ class Session:
 
         Raises `RecipeError` for a recipe that cannot sample, `SessionError` before the first parameters are here.
         """
-        if self.recipe.sample is None:
-            raise RecipeError(
-                f"The recipe {self.recipe.name} has no samples to show.", todo="Give its Recipe(…) a sample=function."
-            )
         trainer = self._must_trainer()
         if self._sampled is None:
             self._sampled = self.recipe.build().eval()
         if not trainer.copy_to(self._sampled):
             raise SessionError("The session's parameters are not here yet.", todo="Wait until this kernel trains.")
-        # A sampler draws random numbers, and training must not notice.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return str(call(self.recipe.sample, "sample()", self._sampled, self._computer.data, prompt))
+        return self._computer.sample(self._sampled, prompt)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the session has finished; whether it has. Raises what ended this kernel's membership."""

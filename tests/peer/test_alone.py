@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jupyter_swarm.peer.alone import Training
+from jupyter_swarm.protocol.errors import RecipeError
 
 from .classroom import EVERY_STEP, PLAIN, STEPS, Classroom, close, local, parameters_of
 
@@ -66,3 +67,20 @@ def test_an_interrupt_in_the_midst_of_a_round_of_steps_leaves_the_model_of_the_r
     for one, two in zip(training.model.parameters(), other.model.parameters(), strict=True):
         assert one.equal(two)
     assert training.run(2).round == 3
+
+
+def test_what_the_model_says_is_shown_and_changes_nothing() -> None:
+    def sample(model: torch.nn.Module, data: object, prompt: str) -> str:
+        return f"{prompt} {model.training} {float(model(torch.randn(1, 6)).sum()):.6f}"
+
+    recipe = msgspec.structs.replace(local(), sample=sample)
+    training, other = Training(recipe).run(1), Training(recipe).run(1)
+    torch.manual_seed(2)
+    assert training.sample("it").startswith("it False")
+    torch.manual_seed(2)
+    assert training.sample("it") == other.sample("it")
+    training.run(1)
+    other.run(1)
+    assert close(parameters_of(training._computer), parameters_of(other._computer), 0.0)
+    with pytest.raises(RecipeError, match="no samples"):
+        Training(local()).sample()
