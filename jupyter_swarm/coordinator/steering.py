@@ -14,7 +14,15 @@ import msgspec
 
 from ..decisions.events import Change, ChangeStrategy, Finish, Pause, Resume
 from ..protocol.errors import SettingError
-from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, StrategyChange, check_rule, check_spec
+from ..protocol.rules import (
+    RoundRule,
+    SessionSettings,
+    StrategyChange,
+    changed_settings,
+    check_rule,
+    check_seed,
+    check_spec,
+)
 from ..shards.carried import check_streams
 from .refusals import SessionEnded
 
@@ -60,7 +68,9 @@ class Steering:
         async with self._changing:
             self._check_running()
             spec = session.spec_now()
-            settings = changed_settings(spec, changes)
+            settings = changed_settings(spec.settings, changes)
+            check_seed(settings, spec.settings)
+            check_spec(msgspec.structs.replace(spec, settings=settings))
             await store.run_in_store(store.database.change_spec, spec.session, settings)
             session.handle(Change(settings, by))
         return settings
@@ -100,21 +110,3 @@ class Steering:
     def _check_running(self) -> None:
         if self.session.state.phase in ("finishing", "finished"):
             raise SessionEnded(self.session.spec.session)
-
-
-def changed_settings(spec: SessionSpec, changes: Mapping[str, Any]) -> SessionSettings:
-    """The settings of a session with some changed. Raises `SettingError` for what is unknown or out of its range."""
-    unknown = changes.keys() - set(SessionSettings.__struct_fields__)
-    if unknown:
-        known = ", ".join(SessionSettings.__struct_fields__)
-        raise SettingError(f"There is no setting {sorted(unknown)[0]}.", todo=f"The settings are: {known}.")
-    try:
-        settings = msgspec.convert({**msgspec.to_builtins(spec.settings), **changes}, SessionSettings)
-    except msgspec.ValidationError as error:
-        raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
-    if settings.seed != spec.settings.seed:
-        raise SettingError(
-            "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
-        )
-    check_spec(msgspec.structs.replace(spec, settings=settings))
-    return settings

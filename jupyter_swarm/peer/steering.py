@@ -14,7 +14,9 @@ from ..protocol.rules import (
     RoundRule,
     SessionSettings,
     SessionSpec,
+    changed_settings,
     check_rule,
+    check_seed,
     check_settings,
 )
 from ..strategies import EveryStep, LocalUpdates, Strategy, WarmStart
@@ -30,11 +32,8 @@ def settings_of(changes: Mapping[str, Any], current: SessionSettings, samples: i
 
     samples: of the session's training data.
     """
-    if "seed" in changes:
-        raise SettingError(
-            "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
-        )
     new = changed(current, changes)
+    check_seed(new, current)
     check_settings(new, samples)
     return {name: getattr(new, name) for name in (ALIASES.get(name, name) for name in changes)}
 
@@ -49,10 +48,7 @@ def changed(current: SessionSettings, changes: Mapping[str, Any]) -> SessionSett
         if full in named:
             raise SettingError(f"{full} is set twice.", todo=f"Say {full} or its short name, not both.")
         named[full] = value
-    try:
-        return msgspec.convert({**msgspec.to_builtins(current), **named}, SessionSettings)
-    except msgspec.ValidationError as error:
-        raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
+    return changed_settings(current, named)
 
 
 def _unknown(name: str) -> SettingError:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -313,6 +314,26 @@ def check_target(target: int, samples: int) -> None:
             f"target_batch is {target}, but the data set has only {samples} samples.",
             why="A round owns each of its samples once.",
             todo=f"Choose a target_batch of at most {samples}.",
+        )
+
+
+def changed_settings(current: SessionSettings, changes: Mapping[str, Any]) -> SessionSettings:
+    """`current` with some settings changed, by name. Raises `SettingError` for unknown ones and wrong kinds."""
+    unknown = changes.keys() - set(SessionSettings.__struct_fields__)
+    if unknown:
+        known = ", ".join(SessionSettings.__struct_fields__)
+        raise SettingError(f"There is no setting {min(unknown)!r}.", todo=f"The settings are: {known}.")
+    try:
+        return msgspec.convert({**msgspec.to_builtins(current), **changes}, SessionSettings)
+    except msgspec.ValidationError as error:
+        raise SettingError("A setting has a value of the wrong kind.", str(error)) from None
+
+
+def check_seed(settings: SessionSettings, current: SessionSettings) -> None:
+    """Raises `SettingError` if a running session were to have another seed."""
+    if settings.seed != current.seed:
+        raise SettingError(
+            "The seed of a session cannot change.", "Its sample order was drawn from it.", "Open a new session."
         )
 
 

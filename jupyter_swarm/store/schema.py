@@ -35,13 +35,16 @@ CREATE TABLE metrics (
 ) WITHOUT ROWID;
 """
 
-# The index has all that `Database.latest_metrics` asks for, which would read every member's metrics otherwise. The
-# learning rate was a factor on the rule's before.
 _SECOND = """
 CREATE TABLE checkpoints (
     session TEXT NOT NULL REFERENCES sessions, number INTEGER NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
     manifest TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (session, number)
 ) WITHOUT ROWID;
+"""
+
+# The index has all that `Database.latest_metrics` asks for, which would read every member's metrics otherwise. The
+# learning rate was a factor on the rule's before.
+_THIRD = """
 CREATE INDEX metrics_of_all ON metrics (session, name, version, sum, count) WHERE member = '';
 UPDATE sessions SET spec = json_set(
     spec, '$.settings.learning_rate',
@@ -49,4 +52,4 @@ UPDATE sessions SET spec = json_set(
 ) WHERE json_extract(spec, '$.settings.learning_rate_scale') <> 1.0;
 """
 
-STEPS = (_FIRST, _SECOND)
+STEPS = (_FIRST, _SECOND, _THIRD)

@@ -76,7 +76,7 @@ async def test_settings_change_and_outlive_the_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"lr": 1}, "no setting lr"),
+        ({"lr": 1}, "no setting 'lr'"),
         ({"rounds": "many"}, "wrong kind"),
         ({"rounds": -1}, "rounds is -1"),
         ({"seed": 1}, "seed"),

@@ -19,6 +19,7 @@ BAD = [int(index) for index in os.environ.get("FAULTS_BAD_SAMPLES", "").split()]
 WIDER = int(os.environ.get("FAULTS_WIDER", "0"))
 NAN = float(os.environ.get("FAULTS_NAN_CHANCE", "0"))
 SECONDS = float(os.environ.get("FAULTS_STEP_SECONDS", "0"))
+UNTIL = os.environ.get("FAULTS_UNTIL_FILE", "")
 
 def data():
     generator = torch.Generator().manual_seed(1)
@@ -43,6 +44,8 @@ def loss(model, batch):
     index, x, y = batch
     if model.training:
         time.sleep(SECONDS)
+        while UNTIL and not os.path.exists(UNTIL):
+            time.sleep(0.02)
     if any(int(i) in BAD for i in index) or (model.training and float(torch.rand(())) < NAN):
         return (model(x) - y).square().mean() * float("nan")
     return (model(x) - y).square().mean()

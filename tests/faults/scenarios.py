@@ -125,14 +125,20 @@ LATE = ("accepted:2", "recorded:2")
 
 
 def run_late(moment: str, folder: Path) -> Account:
-    """Local updates with a peer that needs longer for one step than the other for a round: the second contribution is
-    its own, to the first round. The server dies at `moment`."""
+    """Local updates with a peer whose step lasts until the other has made a round without it: the second contribution
+    is its own, to the first round. The server dies at `moment`; when it is back, the same again."""
+    released = folder / "released"
     with classroom(folder, LOCAL, moment, minimum_peers=2) as room:
         room.start(VICTIM, FAULTS_STEP_SECONDS="0.25")
-        room.start(OTHER, FAULTS_STEP_SECONDS="3.2")
+        room.start(OTHER, FAULTS_UNTIL_FILE=str(released))
+        room.wait_version(1)
+        released.touch()
         room.killed(SERVER)
+        released.unlink()
         before = room.recorded()
         room.start_server()
+        room.wait_version(len(before) + 1)
+        released.touch()
         digests = room.finish(more=1)
     account = account_for(room, digests, before)
     assert account.late, "no contribution was late"

@@ -124,9 +124,10 @@ def test_another_thread_is_refused_loudly(database: Database) -> None:
     assert len(caught) == 1
 
 
-def test_an_older_file_gains_what_it_lacks(path: Path) -> None:
-    """Without checkpoints, with sessions that go on, one at half its rule's learning rate."""
-    with contextlib.closing(SqliteFile(path, STEPS[:1], 0.0)) as file:
+@pytest.mark.parametrize("version", range(1, len(STEPS)))
+def test_an_older_file_gains_what_it_lacks(path: Path, version: int) -> None:
+    """With sessions that go on, one at half its rule's learning rate."""
+    with contextlib.closing(SqliteFile(path, STEPS[:version], 0.0)) as file:
         for session, scale in (("half", 0.5), ("old", 1.0)):
             spec = msgspec.to_builtins(SPEC)
             spec = {name: spec[name] for name in spec.keys() - {"changes", "data", "export", "parent"}}
