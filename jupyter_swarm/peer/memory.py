@@ -60,7 +60,7 @@ class Peak:
     """`bytes`, after the block: what was taken at most beyond what was in use at its beginning.
 
     On CUDA the allocator's own count; elsewhere the resident memory of the process, looked at every 2 ms, so that a
-    shorter peak is missed.
+    shorter peak is missed, and what fits into memory that was freed but kept (`link.memory`).
     """
 
     def __init__(self, device: torch.device) -> None:

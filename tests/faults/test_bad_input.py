@@ -99,8 +99,17 @@ def test_a_server_that_dies_on_a_full_disk_has_lost_nothing(tmp_path: Path, smal
     assert account_for(room, digests, before).problems() == []
 
 
-def test_checkpoints_that_fill_the_disk_cost_no_round_and_can_be_deleted(tmp_path: Path, small_disk: Path) -> None:
-    with classroom(tmp_path, CHUNKS, storage=small_disk / "store", checkpoint_rounds=1) as room:
+@pytest.fixture
+def disk_for_checkpoints(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 48 MiB: what checkpoints fill of it can hold all rounds that pass before the next snapshot is there."""
+    with small_disk_at(tmp_path / "disk", "48m") as folder:
+        yield folder
+
+
+def test_checkpoints_that_fill_the_disk_cost_no_round_and_can_be_deleted(
+    tmp_path: Path, disk_for_checkpoints: Path
+) -> None:
+    with classroom(tmp_path, CHUNKS, storage=disk_for_checkpoints / "store", checkpoint_rounds=1) as room:
         room.start("ann")
         until(lambda: room.status()["state"] == "paused", room.describe)
         assert "disk is full" in room.status()["reason"]
