@@ -39,13 +39,14 @@ def draw(
     """Draw a history, or several along `run`, instead of what the figure had.
 
     x: "round", "samples" or "time". panels: of "loss", "speed", "share", "waiting", "bytes" and the names of held-out
-    metrics. live: small text, the first three panels at most. A figure keeps its first theme. Raises `SettingError`.
+    metrics. live: small text, and without `panels` three of them at most. A figure keeps its first theme. Raises
+    `SettingError`.
     """
     names = dataset["run" if "run" in dataset.dims else "peer"].values
     longest = 0 if live else max(map(len, map(str, names)), default=0)
     pen = Pen(theme_of(theme), 10.5 if live else 13.0, min(max(longest, _LETTERS[0]), _LETTERS[1]))
     runs, label = runs_of(dataset, x)
-    chosen = list(panels or usual_panels(dataset))[: _LIVE_PANELS if live else None]
+    chosen = list(panels or usual_panels(dataset)[: _LIVE_PANELS if live else None])
     drawers = [panel_of(name, dataset) for name in chosen]
     axes = _axes(figure, chosen, pen)
     last = max((float(run.x[-1]) for run in runs if run.x.size), default=0.0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 
+import numpy as np
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .drawing import draw
+from .panels import usual_panels
 from .themes import DPI, ThemeName
 
 
@@ -26,14 +29,23 @@ class Picture(Figure):
 
 
 class CurveFigure:
-    """Loss and speed of a history in one reused figure. width, height: pixels of the PNG. For one thread at a time."""
+    """Loss, a held-out metric, speed and bytes of a history in one reused figure. width, height: pixels of the PNG. For
+    one thread at a time."""
 
-    def __init__(self, width: int = 760, height: int = 420, theme: ThemeName = "light") -> None:
+    def __init__(self, width: int = 760, height: int = 560, theme: ThemeName = "light") -> None:
         self._theme: ThemeName = theme
         self.figure = Picture(figsize=(width / DPI, height / DPI), dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
 
-    def png(self, dataset: xr.Dataset) -> bytes:
-        """The history as it is now; without any rounds, an empty frame that says so."""
-        draw(self.figure, dataset, theme=self._theme, live=True)
+    def png(self, dataset: xr.Dataset, muted: Collection[str] = ()) -> bytes:
+        """The history as it is now; without any rounds, an empty frame that says so.
+
+        muted: ids of peers that have neither a name nor a curve in it.
+        """
+        if muted:
+            heard = ~np.isin(dataset.peer_id.values.astype(str), list(muted))
+            names = np.where(heard, dataset.peer.values, "muted").astype(object)
+            dataset = dataset.assign(peer_loss=dataset.peer_loss.where(heard[None, :])).assign_coords(peer=names)
+        first, *metrics, speed = usual_panels(dataset)
+        draw(self.figure, dataset, theme=self._theme, panels=[first, *metrics[:1], speed, "bytes"], live=True)
         return self.figure.png()

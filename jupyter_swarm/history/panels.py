@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 
 _BINS = 100
 """A curve of more rounds is drawn as so many means, and every round as a thin line behind them."""
+_FAINT = 30
+"""Of so many peers, at most, the own losses are drawn."""
 _HELD_OUT_LOSS = f"{HELD_OUT}loss"
 _NO_PANEL = {_HELD_OUT_LOSS, f"{HELD_OUT}perplexity"}
 """Held-out metrics without a panel of their own: the loss is in the first, and says what the perplexity says."""
@@ -94,16 +96,35 @@ def _training(axes: Axes, run: Run, pen: Pen, number: int) -> Array:
     label = pen.name(run.name) or "training"
     if not len(rows):
         return loss
+    starts = _starts(len(rows))
+    middles = np.add.reduceat(run.x[rows], starts) / np.diff([*starts, len(rows)])
+    if not run.name:
+        _peers_training(axes, run, pen, rows, starts, middles)
     if len(rows) <= _BINS:
         axes.plot(run.x[rows], loss, **line, linewidth=2.0, marker="o" if len(rows) == 1 else "", label=label)
         return loss
     axes.plot(run.x[rows], loss, **line, linewidth=0.8, alpha=0.4)
-    starts = _starts(len(rows))
     sums, counts = (run.dataset[name].sum("peer").values[rows] for name in ("loss_sum", "loss_count"))
     means = np.add.reduceat(sums, starts) / np.add.reduceat(counts, starts)
-    middles = np.add.reduceat(run.x[rows], starts) / np.diff([*starts, len(rows)])
     axes.plot(middles, means, **line, linewidth=2.4, label=label)
     return loss
+
+
+def _peers_training(axes: Axes, run: Run, pen: Pen, rows: Array, starts: Array, middles: Array) -> None:
+    """Each peer's own loss, faintly and behind the others', in the colour that it has where the peers' parts are."""
+    loss = run.dataset.peer_loss.values[rows]
+    if loss.shape[1] < 2:
+        return
+    counts = np.where(np.isfinite(loss), run.dataset.loss_count.values[rows], 0)
+    sums, counts = (np.add.reduceat(part, starts) for part in (np.where(counts, loss, 0.0) * counts, counts))
+    own = dict(zip(_colored(run, pen), pen.theme.series, strict=False))
+    for place in _by_samples(run)[:_FAINT]:
+        known = counts[:, place] > 0
+        color = own.get(place, pen.theme.others)
+        axes.plot(
+            middles[known], sums[known, place] / counts[known, place],
+            color=color, linewidth=1.0, alpha=0.5, zorder=1.5, marker="." if known.sum() == 1 else "",
+        )  # fmt: skip
 
 
 def _evaluations(axes: Axes, run: Run, pen: Pen, name: str, number: int) -> Array:
@@ -222,9 +243,7 @@ def _parts_of(axes: Axes, run: Run, pen: Pen, heights: Array, edges: Array, numb
     if run.name or not len(heights):
         _steps(axes, edges, totals, label=pen.name(run.name), **pen.line(number))
         return totals
-    colors = pen.theme.series
-    order = np.argsort(-run.dataset.samples.values.sum(0), kind="stable")
-    own = sorted(order[: len(colors)])
+    colors, own = pen.theme.series, _colored(run, pen)
     parts = [(pen.name(str(run.dataset.peer.values[place])), heights[:, place]) for place in own]
     rest = [place for place in range(heights.shape[1]) if place not in own]
     if rest:
@@ -235,6 +254,17 @@ def _parts_of(axes: Axes, run: Run, pen: Pen, heights: Array, edges: Array, numb
         axes.fill_between(edges, floor, top, step="post", facecolor=color, linewidth=0.0, label=name)
         floor = top
     return totals
+
+
+def _by_samples(run: Run) -> Array:
+    """The peers' places, whoever computed most first."""
+    order: Array = np.argsort(-run.dataset.samples.values.sum(0), kind="stable")
+    return order
+
+
+def _colored(run: Run, pen: Pen) -> list[int]:
+    """The places of the peers that have a colour of their own, in the order of the colours."""
+    return sorted(map(int, _by_samples(run)[: len(pen.theme.series)]))
 
 
 def _compact(value: float, _: float | None = None) -> str:
