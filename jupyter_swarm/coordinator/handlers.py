@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..protocol.invites import Invite, Role
+from ..protocol.invites import Invite, Role, page_of
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, SessionSpec
 from ..store.database import Database
@@ -18,7 +18,7 @@ from ..store.rows import StoredInvite
 from .blobs import Download, Upload
 from .bodies import ApiHandler
 from .guard import Gate, allows
-from .join_page import JoinPage
+from .html_pages import JoinPage, WatchPage
 from .pages import metric_page, record_page
 from .peer_socket import PeerSocket
 from .watch import WatchSocket
@@ -96,7 +96,8 @@ class Invites(ApiHandler):
         body = self.body_as(NewInvite)
         invite, secret = await self.manager.invites.make(session, body.role, body.seconds, body.capacity, body.label)
         server = self._invite_base(self.request.protocol, self.request.host)
-        self.answer({**invite_view(invite), "link": Invite(server, session, secret).link}, 201)
+        link = Invite(server, session, secret, page_of(body.role)).link
+        self.answer({**invite_view(invite), "link": link}, 201)
 
 
 class OneInvite(ApiHandler):
@@ -159,12 +160,14 @@ class OneCheckpoint(ApiHandler):
 
 
 class Metrics(ApiHandler):
-    """Means of the metrics of versions after `after`, whole versions in about `limit` rows; `next` as for records."""
+    """Means of the metrics of versions after `after`, whole versions in about `limit` rows; `next` as for records.
+    `together=1`: only those of all members together, for who shows no single ones."""
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
         after, limit = self.number("after", -1, -1, 1 << 62), self.number("limit", 10_000, 1, 10_000)
-        rows, following = await self.manager.in_record(session, metric_page, after, limit)
+        together = bool(self.number("together", 0, 0, 1))
+        rows, following = await self.manager.in_record(session, metric_page, after, limit, together)
         fields = ("version", "member", "name", "mean", "count")
         self.answer({"metrics": [{field: getattr(row, field) for field in fields} for row in rows], "next": following})
 
@@ -217,6 +220,7 @@ def routes(gate: Gate, invite_base: Callable[[str, str], str]) -> list[Route]:
     one = f"swarm/api/sessions/{_SESSION}"
     return [
         (f"swarm/join/{_SESSION}/?", JoinPage, shared),
+        (f"swarm/watch/{_SESSION}/?", WatchPage, shared),
         ("swarm/api/sessions", Sessions, shared),
         (one, OneSession, shared),
         (f"{one}/invites", Invites, {**shared, "invite_base": invite_base}),

@@ -14,10 +14,12 @@ def record_page(database: Database, session: str, after: int, limit: int) -> lis
     return list(itertools.islice(database.rounds(session, after), limit))
 
 
-def metric_page(database: Database, session: str, after: int, limit: int) -> tuple[list[Metric], int | None]:
+def metric_page(
+    database: Database, session: str, after: int, limit: int, together: bool = False
+) -> tuple[list[Metric], int | None]:
     """The metrics of versions after `after`, whole versions in about `limit` rows, and the last of these versions if
-    more may follow."""
-    while len(rows := database.metrics(session, after, limit + 1)) > limit:
+    more may follow. together: only those of all members together."""
+    while len(rows := database.metrics(session, after, limit + 1, together)) > limit:
         whole = [row for row in rows if row.version < rows[-1].version]
         if whole:
             return whole, whole[-1].version

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..link.memory import keep_buffers
 from ..protocol.errors import RecipeError, SessionError, SettingError, SwarmError
-from ..protocol.invites import Invite, parse_invite
+from ..protocol.invites import Invite, parse_invite_to_join
 from ..protocol.rules import SessionSettings
 from .alone import Training
 from .checkpoints import Checkpoint, open_checkpoint
@@ -92,7 +92,7 @@ def join(
     the session has finished. A second join from the same kernel returns the session that it is in. Raises
     `InviteError`, `LinkError`, `RecipeError`, `LayoutError`, `SessionError`, `SettingError`.
     """
-    invite = parse_invite(link)
+    invite = parse_invite_to_join(link)
     session = _sessions.get((invite.server, invite.session))
     if session is not None and session.trains:
         print(f"This kernel already trains in {invite.session}: here it is again. leave() first to join anew.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -28,6 +29,7 @@ from .client import Client, base_of
 from .diagnosis import Diagnosis, Step
 from .echo import ECHO_SECONDS, Speed, be_refused, estimate, measure
 
+_PAGE = re.compile("/swarm/(?:join|watch)/")
 _BLOCKED = "Something on the way (a proxy, a virus scanner) stops WebSockets: try another network, or ask for them."
 # https://www.openssl.org/docs/man3.0/man3/X509_STORE_CTX_get_error.html
 _UNKNOWN_AUTHORITY = (
@@ -103,8 +105,8 @@ class _Examination:
     def _link(self) -> str:
         text = "".join(self._text.split())
         with contextlib.suppress(LinkError):
-            self._server = base_of(text.partition("/swarm/join/")[0])
-        if self._server and "#" not in text and "/swarm/join/" not in text:
+            self._server = base_of(_PAGE.split(text)[0])
+        if self._server and "#" not in text and not _PAGE.search(text):
             return "The address of a server; an invite link would be tried to the end."
         invite = parse_invite(text)
         self._server, self._session, self._client = base_of(invite.server), invite.session, Client.of_member(invite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..protocol.errors import RecipeError
-from ..protocol.invites import parse_invite
+from ..protocol.invites import parse_invite_to_join
 from ..protocol.rules import RoundRule, SessionSpec
 from .client import Client
 from .progress import bytes_text
@@ -52,7 +52,7 @@ class Offer(msgspec.Struct, frozen=True):
 def look(link: str) -> Offer:
     """Read what an invite link offers. Nothing is joined, nothing runs. Raises `InviteError`, `LinkError`,
     `SessionError`."""
-    invite = parse_invite(link)
+    invite = parse_invite_to_join(link)
     return look_at(Client.of_member(invite), invite.session)[0]
 
 

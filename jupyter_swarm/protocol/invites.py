@@ -1,9 +1,11 @@
 """Invite links: an address, a session and a secret.
 
     https://host:8888/user/ann/swarm/join/cs101-7f3a#k3ZtTq...x9
+    https://host:8888/user/ann/swarm/watch/cs101-7f3a#Wc0qLm...e4
 
-The secret stands in the fragment, which browsers do not send and servers do not log. Its last four characters are a
-check, so that a link that was cut short or mistyped is recognised before anything is sent.
+The path says what the link is for, to join or only to watch; what its bearer may do is for the server to say. The
+secret stands in the fragment, which browsers do not send and servers do not log. Its last four characters are a check,
+so that a link that was cut short or mistyped is recognised before anything is sent.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ import msgspec
 from .errors import InviteError
 
 Role = Literal["peer", "viewer", "instructor", "holder"]
+Page = Literal["join", "watch"]
 INVITE_HEADER = "X-Swarm-Invite"
 OWNER_HEADER = "X-Swarm-Owner"
 
 _CHECK = 4
 _BODY = 32
-_LINK = re.compile(r"(?P<base>.*?)/swarm/join/(?P<session>[a-z0-9][a-z0-9-]{0,63})/?$")
+_LINK = re.compile(r"(?P<base>.*?)/swarm/(?P<page>join|watch)/(?P<session>[a-z0-9][a-z0-9-]{0,63})/?$")
 _WRAPPING = " \t\r\n\"'`<>()[],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b"
 
 
@@ -50,18 +53,25 @@ def hash_secret(secret: str) -> str:
 
 
 class Invite(msgspec.Struct, frozen=True):
-    """A link that lets somebody into one session. `server` is the base URL, without a slash at its end."""
+    """A link that lets somebody into one session. `server` is the base URL, without a slash at its end; `page` is what
+    a browser shows."""
 
     server: str
     session: str
     secret: str
+    page: Page = "join"
 
     @property
     def link(self) -> str:
-        return f"{self.server}/swarm/join/{self.session}#{self.secret}"
+        return f"{self.server}/swarm/{self.page}/{self.session}#{self.secret}"
 
     def __repr__(self) -> str:
         return f"Invite({self.server!r}, {self.session!r}, secret hidden)"
+
+
+def page_of(role: Role) -> Page:
+    """The page that the links of a role lead to."""
+    return "watch" if role == "viewer" else "join"
 
 
 def parse_invite(text: str) -> Invite:
@@ -77,8 +87,24 @@ def parse_invite(text: str) -> Invite:
         raise InviteError("This is not an invite link.", "It does not begin with http:// or https://.", again)
     match = _LINK.match(parts.path)
     if not match:
-        raise InviteError("This is not an invite link.", "It has no /swarm/join/SESSION in it.", again)
+        raise InviteError(
+            "This is not an invite link.", "It has no /swarm/join/SESSION or /swarm/watch/SESSION in it.", again
+        )
     if not is_secret(parts.fragment):
         why = "Nothing follows the #." if not parts.fragment else "The part after the # is incomplete or mistyped."
         raise InviteError("The invite link is not complete.", why, again)
-    return Invite(f"{parts.scheme}://{parts.netloc}{match['base']}", match["session"], parts.fragment)
+    page: Page = "watch" if match["page"] == "watch" else "join"
+    return Invite(f"{parts.scheme}://{parts.netloc}{match['base']}", match["session"], parts.fragment, page)
+
+
+def parse_invite_to_join(text: str) -> Invite:
+    """The same for whoever wants to train: a link that is for watching only is an `InviteError`, too."""
+    invite = parse_invite(text)
+    if invite.page == "watch":
+        raise InviteError(
+            "This link lets you watch the session, not train in it.",
+            "It leads to /swarm/watch/, the page for viewers.",
+            "Open it in a browser to watch. To train, ask whoever runs the session for a peer's invite: "
+            "its link has /swarm/join/ in it.",
+        )
+    return invite

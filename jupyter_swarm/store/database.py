@@ -223,11 +223,12 @@ class Database:
         with self._file.transaction():
             self._insert_metrics(metrics)
 
-    def metrics(self, session: str, after: int = -1, limit: int = -1) -> list[Metric]:
+    def metrics(self, session: str, after: int = -1, limit: int = -1, together: bool = False) -> list[Metric]:
         """The metrics of the versions after `after`, in the order of versions, members and names: at most `limit` rows
-        (-1: all)."""
+        (-1: all). together: only those of all members together."""
+        only = "AND member = ''" if together else ""
         rows = self._file.run(
-            "SELECT * FROM metrics WHERE session = ? AND version > ? ORDER BY version, member, name LIMIT ?",
+            f"SELECT * FROM metrics WHERE session = ? AND version > ? {only} ORDER BY version, member, name LIMIT ?",
             session, after, limit,
         )  # fmt: skip
         return [

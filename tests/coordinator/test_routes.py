@@ -16,6 +16,7 @@ STEER = OWNER | {"instructor"}
 MEMBERS = STEER | {"peer", "viewer", "holder"}
 TABLE = {
     ("swarm/join/SESSION/?", "GET"): {"anyone"},
+    ("swarm/watch/SESSION/?", "GET"): {"anyone"},
     ("swarm/api/sessions", "GET"): OWNER,
     ("swarm/api/sessions", "POST"): OWNER,
     ("swarm/api/blobs/SHA256", "PUT"): OWNER,

@@ -1,0 +1,268 @@
+"use strict";
+/** What is shown. Whatever comes from others (names, reasons) gets into the page as text only. */
+const view = (() => {
+  const part = (id) => document.getElementById(id);
+  const CROWD = 24; // from so many peers on the table is a small one
+  const SPEED_ROUNDS = 10;
+  const DRAWING_MS = 500;
+  const TABLE_ROWS = 40;
+
+  const training = new Map(); // round -> loss
+  const heldOut = new Map();
+  const others = new Map(); // name of a held-out metric -> latest value
+  const moved = new Map(); // peer -> bytes: {before: of connections that it has lost, now}
+  let version = null;
+  let commits = []; // the last ones that were seen to come: {time, samples, bytes}
+  let shown = { word: "", name: "", samples: 0, took: "" };
+  let drawing = 0;
+
+  const count = (value) => value.toLocaleString("en", { maximumFractionDigits: 0 });
+  const short = (value) =>
+    value < 1000
+      ? String(Number(value.toPrecision(3)))
+      : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
+  const digits = (value) => (value === undefined || value === null ? "–" : value.toPrecision(4));
+  function bytes(value) {
+    const step = value < 1e3 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
+    const scaled = value / 1e3 ** step;
+    return `${scaled.toFixed(step && scaled < 10 ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB"][step]}`;
+  }
+  function duration(seconds) {
+    const minutes = Math.round(seconds / 60);
+    if (minutes < 1) return `${Math.round(seconds)} s`;
+    return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  }
+  /** Setting what is there already would make browsers and screen readers work for nothing. */
+  function put(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+  }
+  function make(name, className, text = "") {
+    const element = document.createElement(name);
+    element.className = className;
+    element.textContent = text;
+    return element;
+  }
+
+  // --- the state
+
+  /** `kind` chooses the colour; only a change of the word is read out. */
+  function state(word, reason, kind = word) {
+    put(part("word"), word);
+    put(part("reason"), reason);
+    part("state").dataset.is = kind;
+    if (word !== shown.word) {
+      shown.word = word;
+      part("news").textContent = `${word}: ${reason}`;
+      document.title = `${word} · ${shown.name || "a swarm"}`;
+    }
+  }
+
+  /** The server's states begin their reasons with themselves, which the word above says already. */
+  const reasonOf = (status) =>
+    status.reason.startsWith(`${status.state}: `) ? status.reason.slice(status.state.length + 2) : status.reason;
+
+  function note(text) {
+    part("note").hidden = !text;
+    put(part("note"), text);
+  }
+
+  /** Whether what is known of the session stays on the screen: it does when only the connection is gone. */
+  function bare(yes) {
+    document.querySelector("main").classList.toggle("bare", yes);
+    for (const id of ["numbers", "curve", "peers"]) part(id).hidden = yes;
+    if (yes) part("way").hidden = true;
+  }
+
+  function described(session) {
+    shown.name = session.name;
+    shown.took = session.ended ? duration(session.ended - session.created) : "";
+    put(part("name"), session.name);
+    put(part("about"), session.session);
+  }
+
+  function status(now) {
+    bare(false);
+    state(now.state, reasonOf(now));
+    put(part("about"), [now.session, now.strategy].filter(Boolean).join(" · "));
+    part("way").hidden = !now.rounds;
+    part("rounds").max = now.rounds || 1;
+    part("rounds").value = now.version;
+    for (const [name, value] of Object.entries(now.metrics)) if (value !== null) others.set(name, value);
+    countBytes(now.peers);
+    seen(now);
+    tiles(now);
+    if (now.peers.length || now.state !== "finished") peers(now.peers);
+    draw();
+  }
+
+  // --- the numbers
+
+  function countBytes(peers) {
+    for (const peer of peers) {
+      const known = moved.get(peer.id) ?? { before: 0, now: 0 };
+      const now = peer.bytes_sent + peer.bytes_received;
+      moved.set(peer.id, { before: known.before + (now < known.now ? known.now : 0), now });
+    }
+  }
+
+  const movedInAll = () => [...moved.values()].reduce((sum, peer) => sum + peer.before + peer.now, 0);
+
+  function seen(now) {
+    const came = version !== null && now.version !== version;
+    version = now.version;
+    if (!came) return;
+    commits.push({ samples: now.samples_done, bytes: movedInAll(), time: performance.now() / 1000 });
+    commits = commits.slice(-SPEED_ROUNDS);
+  }
+
+  /** By the clock on the wall over the last rounds; falls when the next one is long in coming. */
+  function speed() {
+    if (commits.length < 2) return null;
+    const [first, last] = [commits[0], commits.at(-1)];
+    const between = (last.time - first.time) / (commits.length - 1);
+    const late = Math.max(0, performance.now() / 1000 - last.time - 2 * between);
+    const seconds = last.time - first.time + late || 1;
+    return { samples: (last.samples - first.samples) / seconds, bytes: (last.bytes - first.bytes) / seconds };
+  }
+
+  function tiles(now) {
+    const fast = speed();
+    const over = now.state === "finished";
+    const total = movedInAll();
+    const list = [
+      ["round", count(now.version), now.rounds ? `of ${count(now.rounds)}` : "no end set"],
+      ["training loss", digits(others.get("loss")), "", "training"],
+    ];
+    if (others.has("held_out_loss")) list.push(["held-out loss", digits(others.get("held_out_loss")), "", "held-out"]);
+    for (const [name, value] of others)
+      if (name.startsWith("held_out_") && name !== "held_out_loss")
+        list.push([`held-out ${name.slice(9).replaceAll("_", " ")}`, digits(value), ""]);
+    if (over) list.push(["samples", short(now.samples_done), shown.took && `in ${shown.took}`]);
+    else list.push(["samples a second", fast ? short(fast.samples) : "…", `${short(now.samples_done)} in all`]);
+    if (total) list.push(["moved by these peers", bytes(total), !over && fast ? `${bytes(fast.bytes)} a second` : ""]);
+    const place = part("tiles");
+    while (place.children.length > list.length) place.lastChild.remove();
+    list.forEach(([label, value, aside, key], number) => {
+      const tile = place.children[number] ?? place.appendChild(tileOf());
+      const [term, ...said] = tile.children;
+      if (tile.dataset.key !== (key ?? "")) {
+        tile.dataset.key = key ?? "";
+        term.firstChild.className = key ? `key ${key}` : "";
+      }
+      put(term.lastChild, label);
+      put(said[0], value);
+      put(said[1], aside || "");
+    });
+  }
+
+  function tileOf() {
+    const tile = make("div", "tile");
+    const term = make("dt", "");
+    term.append(make("span", ""), make("span", ""));
+    tile.append(term, make("dd", "value"), make("dd", "aside"));
+    return tile;
+  }
+
+  // --- the peers
+
+  function peers(list) {
+    const states = new Map();
+    for (const peer of list) states.set(peer.state, (states.get(peer.state) ?? 0) + 1);
+    const said = [...states].sort((one, other) => other[1] - one[1]).map(([word, number]) => `${number} ${word}`);
+    put(part("crowd"), [count(list.length), ...(list.length > 1 ? [said.join(", ")] : [])].join(": "));
+    part("peers").classList.toggle("crowded", list.length > CROWD);
+    const rows = part("peer-rows");
+    while (rows.children.length > list.length) rows.lastChild.remove();
+    list.forEach((peer, number) => {
+      const [name, share, doing] = (rows.children[number] ?? rows.appendChild(rowOf())).children;
+      put(name, peer.name || peer.id);
+      share.hidden = peer.share === undefined;
+      const percent = Math.round(100 * (peer.share ?? 0));
+      share.firstChild.firstChild.style.width = `${percent}%`;
+      put(share.lastChild, `${percent} %`);
+      put(doing.firstChild, peer.state);
+      put(doing.lastChild, whyOf(peer));
+    });
+  }
+
+  const whyOf = (peer) => {
+    const most = peer.state === "waiting" && peer.waited_for ? `, so far mostly because of ${peer.waited_for}` : "";
+    return peer.reason ? ` ${peer.reason}${most}` : "";
+  };
+
+  function rowOf() {
+    const row = make("tr", "");
+    const name = make("th", "");
+    name.scope = "row";
+    const [share, doing, bar] = [make("td", "share"), make("td", ""), make("span", "bar")];
+    bar.append(make("i", ""));
+    share.append(bar, make("span", ""));
+    doing.append(make("b", ""), make("span", "why"));
+    row.append(name, share, doing);
+    return row;
+  }
+
+  /** Of a session that is over: who took part. */
+  const tookPart = (members) =>
+    peers(
+      members
+        .filter((one) => one.role === "peer")
+        .map(({ name, member }) => ({ name, id: member, state: "took part" })),
+    );
+
+  // --- the curve
+
+  /** A mean of the session at a version; null is no number. */
+  function metric({ version, name, mean }) {
+    if (mean === null) return;
+    if (name === "loss") training.set(version, mean);
+    else if (name === "held_out_loss") heldOut.set(version, mean);
+    others.set(name, mean);
+  }
+
+  function draw() {
+    drawing ||= setTimeout(() => {
+      drawing = 0;
+      const sorted = (map) => [...map].sort((one, other) => one[0] - other[0]);
+      const [losses, evaluations] = [sorted(training), sorted(heldOut)];
+      part("held-out-key").hidden = !evaluations.length;
+      chart.draw(part("chart"), losses, evaluations);
+      part("chart").setAttribute("aria-label", inWords(losses, evaluations));
+      if (part("as-table").open) table(losses, evaluations);
+    }, DRAWING_MS);
+  }
+
+  function inWords(losses, evaluations) {
+    if (!losses.length) return "No round is done yet.";
+    const [first, last] = [losses[0], losses.at(-1)];
+    const said = [`Training loss ${digits(first[1])} in round ${first[0]}, ${digits(last[1])} in round ${last[0]}.`];
+    for (const [round, loss] of evaluations.slice(-1)) said.push(`Held-out loss ${digits(loss)} after round ${round}.`);
+    return said.join(" ");
+  }
+
+  /** The newest first: every round, or so many that it can still be read. */
+  function table(losses, evaluations) {
+    const held = new Map(evaluations);
+    const every = Math.max(1, Math.ceil(losses.length / TABLE_ROWS));
+    const rows = losses.filter(([round], number) => (losses.length - 1 - number) % every === 0 || held.has(round));
+    const step = Math.ceil(rows.length / (2 * TABLE_ROWS));
+    const kept = rows.reverse().filter((_, number) => number % step === 0);
+    part("rows").replaceChildren(
+      ...kept.map(([round, loss]) => {
+        const row = make("tr", "");
+        row.append(...[count(round), digits(loss), digits(held.get(round))].map((text) => make("td", "", text)));
+        return row;
+      }),
+    );
+  }
+
+  part("as-table").addEventListener("toggle", draw);
+  new ResizeObserver(draw).observe(part("chart"));
+
+  return {
+    state, note, bare, described, status, metric, draw, tookPart,
+    latest: () => Math.max(-1, ...training.keys()),
+    hasPeers: () => part("peer-rows").children.length > 0,
+    retry: (yes) => (part("again").hidden = !yes),
+  };
+})();
