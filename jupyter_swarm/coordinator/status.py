@@ -72,7 +72,7 @@ def status_of(state: State, members: Members, name: str, metrics: dict[str, floa
     peers = []
     for peer in state.peers.values():
         attached = members.connected.get(peer.id)
-        doing, why = explain_peer(state, peer)
+        doing, why = explain_peer(state, peer, now)
         peers.append(
             PeerStatus(
                 id=peer.id,

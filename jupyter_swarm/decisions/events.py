@@ -8,6 +8,7 @@ import msgspec
 
 from ..protocol.messages import FromMember
 from ..protocol.rules import SessionSettings, StrategyChange
+from ..protocol.standing import Standing, SteerAction
 
 
 class Event(msgspec.Struct, frozen=True, tag=True):
@@ -15,13 +16,14 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 
 
 class MemberJoined(Event, frozen=True):
-    """A peer or holder has said hello on a new connection."""
+    """A peer or holder has said hello on a new connection. `name` is what others may see."""
 
     member: str
     role: Literal["peer", "holder"]
     name: str = ""
     device: str = "cpu"
     own_samples: int = 0
+    standing: Standing = Standing()
 
 
 class MemberLost(Event, frozen=True):
@@ -73,12 +75,13 @@ class Resume(Event, frozen=True):
     by: str
 
 
-class PausePeer(Event, frozen=True):
-    """Stop (or go on) handing work to one peer."""
+class SteerPeer(Event, frozen=True):
+    """The instructor has decided something about one peer, whose `standing` and `name` are these from now on."""
 
     member: str
-    by: str
-    resume: bool = False
+    action: SteerAction
+    standing: Standing
+    name: str
 
 
 class Finish(Event, frozen=True):
@@ -106,6 +109,6 @@ class Tick(Event, frozen=True):
 
 
 AnyEvent = (
-    MemberJoined | MemberLost | Said | Placed | Recorded | RecordFailed | Pause | Resume | PausePeer | Finish | Change
+    MemberJoined | MemberLost | Said | Placed | Recorded | RecordFailed | Pause | Resume | SteerPeer | Finish | Change
     | ChangeStrategy | Tick
 )  # fmt: skip

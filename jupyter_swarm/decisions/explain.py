@@ -76,10 +76,17 @@ def _of_round(state: State, now: float) -> str:
         parts.append("uploading: " + _names(uploading))
     if queued:
         parts.append("waiting for a grant: " + _names(queued))
-    if not parts:
-        idle = [peer.name for peer in state.active_peers()]
-        parts.append("waiting until a peer asks for work: " + _names(idle))
-    return "; ".join([f"round {current.number}: {_progress(state, now)}", *parts])
+    return "; ".join([f"round {current.number}: {_progress(state, now)}", *(parts or [_of_idle(state, now)])])
+
+
+def _of_idle(state: State, now: float) -> str:
+    """Why nobody does anything for the round."""
+    active = state.active_peers()
+    left = {peer.name: peer.rest_until - now for peer in active if work.rests(state, peer, now)}
+    if left:
+        resting = [f"{name} ({seconds:.0f} s left)" for name, seconds in left.items()]
+        return f"resting, slowed by the instructor: {_names(resting)}"
+    return f"waiting until a peer asks for work: {_names([peer.name for peer in active])}"
 
 
 def _progress(state: State, now: float) -> str:
@@ -94,12 +101,17 @@ def _progress(state: State, now: float) -> str:
     return f"{done}, waiting for {_names(absent)}: {left:.1f} s of grace left"
 
 
-def explain_peer(state: State, peer: Peer) -> tuple[str, str]:
+def of_pause(peer: Peer) -> str:
+    """Who has paused a peer, or why."""
+    return f"paused: {peer.stopped}" if peer.paused_by == "the server" else f"paused by {peer.paused_by}"
+
+
+def explain_peer(state: State, peer: Peer, now: float) -> tuple[str, str]:
     """What one peer is doing: a word for programs, the reason for people."""
     if state.phase == "finished":
         return "finished", "the session has ended"
     if peer.paused:
-        return "paused", peer.paused
+        return "paused", of_pause(peer)
     if not peer.synced:
         return "joining", "fetching the parameters"
     if peer.contribute_by:
@@ -116,6 +128,9 @@ def explain_peer(state: State, peer: Peer) -> tuple[str, str]:
         return "waiting", f"the session is paused: {state.paused}"
     if not work.enough_peers(state):
         return "waiting", "for more peers"
+    if work.rests(state, peer, now):
+        left = peer.rest_until - now
+        return "waiting", f"slowed to {peer.standing.slowed:.0%} by the instructor: {left:.0f} s of rest left"
     return "waiting", "for the other peers of this round"
 
 

@@ -8,7 +8,7 @@ same times give the same state and effects.
 from __future__ import annotations
 
 from ..protocol import messages as m
-from . import commits, contributions, evaluation, roster, rounds, steps, work
+from . import commits, contributions, evaluation, roster, rounds, steering, steps, work
 from .effects import Effect, Note
 from .events import (
     AnyEvent,
@@ -18,12 +18,12 @@ from .events import (
     MemberJoined,
     MemberLost,
     Pause,
-    PausePeer,
     Placed,
     Recorded,
     RecordFailed,
     Resume,
     Said,
+    SteerPeer,
     Tick,
 )
 from .state import State
@@ -70,9 +70,9 @@ def _steered(state: State, event: AnyEvent, now: float) -> list[Effect]:
             return [Note("info", f"Paused by {event.by}.")]
         case Resume():
             state.paused = ""
-            return [Note("info", f"Resumed by {event.by}."), *_go_on(state, now)]
-        case PausePeer() if event.member in state.peers:
-            return _pause_peer(state, event, now)
+            return [Note("info", f"Resumed by {event.by}."), *steering.go_on(state, now)]
+        case SteerPeer() if event.member in state.peers:
+            return steering.steer(state, event, now)
         case Finish():
             return _end(state, event, now)
         case Change():
@@ -95,20 +95,6 @@ def _change(state: State, event: Change, now: float) -> list[Effect]:
         return []
     note = Note("info", f"{event.by} changed the settings from the next round on: {', '.join(changes)}.")
     return [note, *work.dispatch(state, now)]
-
-
-def _pause_peer(state: State, event: PausePeer, now: float) -> list[Effect]:
-    peer = state.peers[event.member]
-    if not event.resume:
-        return [work.pause_peer(state, peer, f"by {event.by}"), *work.dispatch(state, now)]
-    peer.paused, peer.failures, peer.strikes = "", 0, 0
-    state.count_peers()
-    work.wait(state, peer)
-    return [Note("info", f"{peer.name} goes on.", peer.id), *_go_on(state, now)]
-
-
-def _go_on(state: State, now: float) -> list[Effect]:
-    return rounds.finishing(state, now) if state.phase == "finishing" else work.dispatch(state, now)
 
 
 def _end(state: State, event: Finish, now: float) -> list[Effect]:
@@ -156,7 +142,7 @@ def _said(state: State, event: Said, now: float) -> list[Effect]:
         case m.Announce():
             return contributions.announce(state, peer, message, now)
         case m.Control():
-            return _pause_peer(state, PausePeer(peer.id, peer.name, message.action == "resume"), now)
+            return steering.asked(state, peer, message.action, now)
         case m.Goodbye():
             return roster.lost(state, MemberLost(peer.id, message.reason or "left"), now)
         case _:

@@ -18,7 +18,9 @@ def joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
     if event.role == "holder":
         return effects + _holder_joined(state, event, now)
     name = event.name or event.member
-    state.peers[event.member] = Peer(event.member, name, event.device, own_samples=event.own_samples)
+    state.peers[event.member] = Peer(
+        event.member, name, event.device, own_samples=event.own_samples, standing=event.standing
+    )
     effects.append(Note("info", f"{event.name or event.member} joined ({event.device}).", event.member))
     if state.phase == "finished":
         effects.append(Tell(event.member, Status(state.generation, "finished", state.ending)))

@@ -13,6 +13,7 @@ import msgspec
 from ..protocol.messages import Announce
 from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
 from ..protocol.rules import RoundRule, SessionSettings, StrategyChange, rule_of
+from ..protocol.standing import Standing
 from .speed import Timing, weight
 
 Phase = Literal["placing", "open", "preparing", "recording", "finishing", "finished"]
@@ -74,15 +75,19 @@ class Book(msgspec.Struct):
     next_lease: int = 1
 
 
+BY_ITSELF = "by itself"
+
+
 class Peer(msgspec.Struct):
     """A member that trains. Rates are measured here: `speed` in samples, `upload_rate` in bytes per second.
 
-    strikes: how often in a row it was too slow or refused; failures: how many leases failed in a row; contribute_by:
-    when its announcement is due (0: it was not asked for one); key: the last one it announced. own_samples: of its own
-    data (0: it takes the session's), of which `own_leased` have been leased; of the samples of its steps in the round
-    under way it has made or holds `leased`. done_at, accepted_at: when it finished its last lease, when its last
-    contribution was accepted; since its last announcement it had nothing to compute for `waiting` seconds, mostly
-    because of `waited_for`.
+    stopped: why it is paused by its own wish or the server's, or ''; standing: what the instructor has decided;
+    rest_until: it has been slowed, and gets no work before. strikes: how often in a row it was too slow or refused;
+    failures: how many leases failed in a row; contribute_by: when its announcement is due (0: it was not asked for
+    one); key: the last one it announced. own_samples: of its own data (0: it takes the session's), of which
+    `own_leased` have been leased; of the samples of its steps in the round under way it has made or holds `leased`.
+    done_at, accepted_at: when it finished its last lease, when its last contribution was accepted; since its last
+    announcement it had nothing to compute for `waiting` seconds, mostly because of `waited_for`.
     """
 
     id: str
@@ -90,7 +95,9 @@ class Peer(msgspec.Struct):
     device: str = "cpu"
     synced: bool = False
     version: int = -1
-    paused: str = ""
+    stopped: str = ""
+    standing: Standing = Standing()
+    rest_until: float = 0.0
     speed: float = 0.0
     timing: Timing = msgspec.field(default_factory=Timing)
     upload_rate: float = 0.0
@@ -108,6 +115,20 @@ class Peer(msgspec.Struct):
     accepted_at: float = 0.0
     waiting: float = 0.0
     waited_for: str = ""
+
+    @property
+    def paused(self) -> str:
+        """Why it gets no work, or ''."""
+        return "by the instructor" if self.standing.paused else self.stopped
+
+    @property
+    def paused_by(self) -> Literal["", "itself", "the server", "the instructor"]:
+        """Who has to resume it; the instructor may also resume whom the server has paused."""
+        if self.standing.paused:
+            return "the instructor"
+        if self.stopped == BY_ITSELF:
+            return "itself"
+        return "the server" if self.stopped else ""
 
 
 class Holder(msgspec.Struct):

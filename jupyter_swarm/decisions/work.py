@@ -6,7 +6,7 @@ from ..protocol.messages import ContributeNow, LeaseDone, LeaseGrant
 from . import evaluation, leases, steps
 from .effects import Effect, Note, Tell
 from .speed import weight
-from .state import Lease, Peer, State
+from .state import BY_ITSELF, Lease, Peer, State
 from .steps import CONTRIBUTE_SECONDS
 
 STRIKES = 3
@@ -49,9 +49,10 @@ def serve(state: State, peer: Peer, now: float) -> list[Effect]:
     if peer.id not in state.waiting or any(lease.state == "leased" for lease in leases_of(state, peer)):
         return []
     done = done_leases(state, peer)
-    if state.phase == "open" and peer.paused and done:
+    held_back = bool(peer.paused) or rests(state, peer, now)
+    if state.phase == "open" and held_back and done:
         return _call(state, peer, now)
-    if state.paused or peer.paused:
+    if state.paused or held_back:
         return []
     if state.phase in ("open", "finishing") and state.evaluation and state.evaluation.free:
         return [_grant(state, peer, evaluation.take(state, state.evaluation, peer, now))]
@@ -69,6 +70,12 @@ def serve(state: State, peer: Peer, now: float) -> list[Effect]:
     return [_grant(state, peer, source.take(state, peer, piece, now))]
 
 
+def rests(state: State, peer: Peer, now: float) -> bool:
+    """Whether a peer that the instructor has slowed gets nothing yet: after each lease it rests for so long that it
+    works for its share of the time. The last evaluation waits for nobody's rest."""
+    return bool(peer.standing.slowed) and peer.rest_until > now and state.phase == "open"
+
+
 def _waited(state: State, peer: Peer, now: float) -> None:
     """The peer gets work: note how long it had none, and what took longest of that."""
     if not peer.done_at:
@@ -82,6 +89,8 @@ def _waited(state: State, peer: Peer, now: float) -> None:
             "the commit": now - closed,
         }
     longest = max(parts, key=lambda part: parts[part])
+    if 2.0 * (min(now, peer.rest_until) - peer.done_at) > now - peer.done_at:
+        longest = "the instructor, who slowed it"
     if now - peer.done_at > peer.waiting:
         peer.waited_for = longest
     peer.waiting += now - peer.done_at
@@ -130,6 +139,7 @@ def lease_done(state: State, peer: Peer, message: LeaseDone, now: float) -> list
         return effects + dispatch(state, now)
     peer.failures = 0
     if lease.kind == "evaluate":
+        _rest(peer, now - lease.granted_at, now)
         evaluation.add(state, lease, message, now)
     else:
         _done(state, peer, lease, now)
@@ -143,6 +153,13 @@ def _done(state: State, peer: Peer, lease: Lease, now: float) -> None:
     peer.done_at = now
     peer.timing.add(lease.count, lease.seconds)
     measured(state, peer, peer.timing.speed)
+    _rest(peer, lease.seconds, now)
+
+
+def _rest(peer: Peer, seconds: float, now: float) -> None:
+    """The peer has worked for so many seconds."""
+    if peer.standing.slowed:
+        peer.rest_until = now + seconds * (1.0 / peer.standing.slowed - 1.0)
 
 
 def _computed_part(state: State, peer: Peer, lease: Lease, message: LeaseDone, now: float) -> list[Effect]:
@@ -205,10 +222,11 @@ def fail(state: State, lease: Lease, reason: str, now: float) -> list[Effect]:
 
 def pause_peer(state: State, peer: Peer, reason: str) -> Effect:
     """Give a peer no more work until it or the instructor resumes it."""
-    peer.paused = reason
+    peer.stopped = reason
     state.count_peers()
     not_called_for_nothing(state, peer)
-    return Note("warning", f"{peer.name} is paused: {reason}", peer.id)
+    colon = "" if reason == BY_ITSELF else ":"
+    return Note("warning", f"{peer.name} is paused{colon} {reason}", peer.id)
 
 
 def strike(state: State, peer: Peer, reason: str) -> list[Effect]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from jupyter_swarm.decisions import events as e
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.records import ShardDigest
+from jupyter_swarm.protocol.standing import Standing
 
 if TYPE_CHECKING:
     from tests.decisions.world import World
@@ -35,7 +36,8 @@ class Member:
             return
         self.connected = True
         self.generation = self.world.generation
-        self.world.handle(e.MemberJoined(self.id, self.role, self.id, own_samples=self.own))
+        world, standing = self.world, self.world.standings.get(self.id, Standing())
+        world.handle(e.MemberJoined(self.id, self.role, world.shown(self.id), own_samples=self.own, standing=standing))
         if self.connected:
             self.welcome()
 

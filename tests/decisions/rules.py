@@ -153,7 +153,7 @@ def _words(state: State, now: float) -> None:
     assert word in ("waiting", "training", "paused", "finished")
     assert reason
     for peer in state.peers.values():
-        assert all(explain_peer(state, peer))
+        assert all(explain_peer(state, peer, now))
     if word == "training" and state.phase == "open" and not state.waiting:
         holding = {lease.peer for lease in state.book.leases.values() if lease.state != "claimed"}
         holding |= {c.peer for c in state.round.contributions.values() if c.state != "accepted"}

@@ -85,7 +85,8 @@ class AnyOrder(RuleBasedStateMachine):
         world.handle(e.Resume("the instructor"))
         healthy = [name for name, peer in world.peers.items() if peer.healthy]
         for name in healthy:
-            world.handle(e.PausePeer(name, "the instructor", resume=True))
+            world.steer(name, "slow", 1.0)
+            world.steer(name, "resume")
         for number in range(minimum + 1 - len(healthy)):
             world.add_peer(f"healthy{number}")
         version = world.state.version
@@ -174,9 +175,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.handle(e.Pause("ann"))
         self.world.after(seconds, lambda: self.world.handle(e.Resume("ann")))
 
-    @rule(name=NAMES, resume=st.booleans())
-    def the_instructor_pauses_or_resumes_a_peer(self, name, resume):
-        self.world.handle(e.PausePeer(name, "ann", resume))
+    @rule(name=NAMES, action=st.sampled_from(["pause", "resume", "mute", "unmute"]))
+    def the_instructor_steers_a_peer(self, name, action):
+        self.world.steer(name, action)
+
+    @rule(name=NAMES, share=st.sampled_from([0.1, 0.5, 1.0]))
+    def the_instructor_slows_a_peer(self, name, share):
+        self.world.steer(name, "slow", share)
 
     @rule(batch=st.sampled_from([0, 3, 64]), minimum=st.sampled_from([1, 1, 2, 3]))
     def settings_change(self, batch, minimum):

@@ -51,10 +51,10 @@ def test_three_strikes_pause_a_peer_with_the_reason_and_it_can_go_on():
     world.add_peer("bad", lies=True)
     world.run(300, lambda: bool(world.state.peers["bad"].paused))
     assert "has norm" in world.state.peers["bad"].paused
-    assert explain_peer(world.state, world.state.peers["bad"])[0] == "paused"
+    assert explain_peer(world.state, world.state.peers["bad"], world.now)[0] == "paused"
     world.run_rounds(3)
     world.peers["bad"].lies = False
-    world.handle(e.PausePeer("bad", "ann", resume=True))
+    world.steer("bad", "resume")
     world.run_rounds(3)
     assert any(contributor.peer == "bad" for contributor in world.records[-1].contributors)
 

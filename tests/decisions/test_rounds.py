@@ -72,7 +72,7 @@ def test_finish_ends_at_once_when_nothing_moves(still):
     else:
         if still == "uploading alone":
             assert world.run(60, lambda: world.state.round.uploading > 0)
-        world.handle(e.PausePeer("a", "ann"))
+        world.steer("a", "pause")
     world.handle(e.Finish("ann"))
     assert world.run(10, lambda: world.state.phase == "finished")
     if still != "no peers":

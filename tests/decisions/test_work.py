@@ -88,7 +88,7 @@ def test_samples_that_failed_on_the_only_peer_left_are_not_kept_for_one_that_is_
     world.run(10, lambda: bool(notes(world, "could not compute")))
     avoiding = next(note.member for note in world.notes if "could not compute" in note.text)
     other = "b" if avoiding == "a" else "a"
-    world.handle(e.PausePeer(other, "ann"))
+    world.steer(other, "pause")
     world.run_rounds(1, 120)
 
 
@@ -218,10 +218,10 @@ def test_all_peers_paused_says_who_and_why():
     world = World(samples=1000, target=64)
     world.add_peer("a")
     world.run(10)
-    world.handle(e.PausePeer("a", "ann"))
+    world.steer("a", "pause")
     world.run(60)
-    assert reason(world) == "all peers are paused: a (by ann)"
-    world.handle(e.PausePeer("a", "ann", resume=True))
+    assert reason(world) == "all peers are paused: a (by the instructor)"
+    world.steer("a", "resume")
     world.run_rounds(1)
 
 
@@ -232,5 +232,5 @@ def test_a_peer_that_fetches_the_parameters_again_gives_back_what_it_had():
     assert world.run(60, lambda: any(lease.peer == "a" for lease in world.state.book.leases.values()))
     world.handle(e.Said("a", m.WantSnapshot(1)))
     assert all(lease.peer != "a" for lease in world.state.book.leases.values())
-    assert explain_peer(world.state, world.state.peers["a"]) == ("joining", "fetching the parameters")
+    assert explain_peer(world.state, world.state.peers["a"], world.now) == ("joining", "fetching the parameters")
     assert OWN in world.state.holders

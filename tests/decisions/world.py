@@ -21,6 +21,7 @@ from jupyter_swarm.decisions.state import Piece, State, new_state
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.records import RoundRecord
 from jupyter_swarm.protocol.rules import SGD, RoundRule, SessionSettings, StrategyChange
+from jupyter_swarm.protocol.standing import Standing, SteerAction, steered
 from tests.decisions.members import FakeHolder, Member
 from tests.decisions.peers import FakePeer
 from tests.decisions.rules import Rules
@@ -54,6 +55,7 @@ class World:
         self.settings = SessionSettings(**settings)  # type: ignore[arg-type]
         self.peers: dict[str, FakePeer] = {}
         self.holders: dict[str, FakeHolder] = {}
+        self.standings: dict[str, Standing] = {}
         self.records: list[RoundRecord] = []
         self.evaluated: list[m.Evaluated] = []
         self.notes: list[Note] = []
@@ -222,6 +224,15 @@ class World:
         else:
             self.peers.pop(name, None)
             self.holders.pop(name, None)
+
+    def steer(self, name: str, action: SteerAction, share: float = 0.5) -> None:
+        """The instructor decides something about a peer, here or not; a server that starts again knows it."""
+        standing = self.standings[name] = steered(self.standings.get(name, Standing()), action, share)
+        self.handle(e.SteerPeer(name, action, standing, self.shown(name)))
+
+    def shown(self, name: str) -> str:
+        """What others see of a name."""
+        return "somebody" if self.standings.get(name, Standing()).muted else name
 
     # --- what a run must have kept
 
