@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .peer.recipe import Data as Data
     from .peer.recipe import Recipe as Recipe
     from .peer.recipe import load_recipe as load_recipe
+    from .peer.rehearsal import rehearse as rehearse
+    from .peer.verdict import Rehearsal as Rehearsal
     from .peer.windows import Windows as Windows
     from .protocol.layout import ParameterGroup as ParameterGroup
     from .protocol.rules import Codec as Codec
@@ -52,6 +54,7 @@ _EXPORTS = {
     "ParameterGroup": ".protocol.layout",
     "Preflight": ".peer.preflight",
     "Recipe": ".peer.recipe",
+    "Rehearsal": ".peer.verdict",
     "SGD": ".optim",
     "Schedule": ".optim",
     "Session": ".peer.api",
@@ -67,6 +70,7 @@ _EXPORTS = {
     "open_checkpoint": ".peer.checkpoints",
     "open_history": ".history",
     "preflight": ".peer.preflight",
+    "rehearse": ".peer.rehearsal",
     "train": ".peer.api",
 }
 

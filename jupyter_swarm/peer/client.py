@@ -134,6 +134,10 @@ class Client:
         body = msgspec.json.encode({"spec": spec, "layout": layout})
         return str(self._ask("POST", "sessions", body)["session"])
 
+    def delete(self, session: str) -> None:
+        """End a session and forget all of it."""
+        self._ask("DELETE", f"sessions/{session}")
+
     def put_blob(self, content: bytes) -> str:
         """Store `content`; returns its SHA-256."""
         sha256 = hashlib.sha256(content).hexdigest()
@@ -183,8 +187,24 @@ class Client:
 
     def invite(self, session: str, role: Role, seconds: float = 0.0, capacity: int = 0, label: str = "") -> Invite:
         """A new invite; zeros mean the server's defaults."""
-        body = {"role": role, "seconds": seconds, "capacity": capacity, "label": label}
-        return parse_invite(self._ask("POST", f"sessions/{session}/invites", msgspec.json.encode(body))["link"])
+        return parse_invite(self.issue(session, role, seconds, capacity, label)["link"])
+
+    def issue(
+        self, session: str, role: Role, seconds: float = 0.0, capacity: int = 0, label: str = "", url: str = ""
+    ) -> dict[str, Any]:
+        """As `invite`, with all that the server says of it: number, role, expires, link, reach … url: the base URL by
+        which whoever is invited reaches the server."""
+        body = {"role": role, "seconds": seconds, "capacity": capacity, "label": label, **({"url": url} if url else {})}
+        return self._ask("POST", f"sessions/{session}/invites", msgspec.json.encode(body))
+
+    def invites(self, session: str) -> list[dict[str, Any]]:
+        """All invites of a session, without their secrets: number, role, label, expires, capacity, uses, revoked."""
+        found: list[dict[str, Any]] = self._ask("GET", f"sessions/{session}/invites")["invites"]
+        return found
+
+    def revoke(self, session: str, number: int) -> None:
+        """From now on nobody comes in by this invite."""
+        self._ask("DELETE", f"sessions/{session}/invites/{number}")
 
     def act(self, session: str, action: str) -> None:
         """pause, resume or stop the whole session."""

@@ -23,6 +23,7 @@ from ..strategies.workers import Worker, worker
 from .data import EpochOrder, Samples
 from .forward import Cancel, Forward, LeaseFailed, LossSum, OutOfMemory, never
 from .recipe import Data, Recipe, call
+from .view import View
 
 
 def pick_device(name: str = "") -> torch.device:
@@ -96,6 +97,10 @@ class Computer:
     @say.setter
     def say(self, say: Callable[[str], None]) -> None:
         self._forward.say = say
+
+    def first_view(self) -> View:
+        """A view that begins with the model's own numbers."""
+        return View(FlatVector.of(self.layout, self.model))
 
     def follow(self, rule: RoundRule, round_: int) -> bool:
         """Work from now on is for `round_`, by `rule`; whether `worker` is another one now, and must be started.

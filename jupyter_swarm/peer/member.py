@@ -19,7 +19,6 @@ from ..protocol.frames import Kind
 from ..protocol.rules import RoundRule
 from ..shards.incoming import SnapshotSet
 from ..shards.outgoing import Envelope, FrameWriter, contribution_bytes
-from ..shards.vector import FlatVector
 from .arrivals import Arrivals, SnapshotArrived
 from .compute import Computer
 from .contribution import Contribution
@@ -27,7 +26,6 @@ from .forward import Cancelled, LeaseFailed
 from .inbox import Inbox
 from .record import Record
 from .stopwatch import Stopwatch
-from .view import View
 from .work import Work
 
 _RESYNCS = 3
@@ -57,7 +55,7 @@ class Member:
         self.layout = welcome.layout
         self.generation = 0
         self.paused = ""
-        self.view = View(FlatVector.of(welcome.layout, computer.model))
+        self.view = computer.first_view()
         self.arrivals = Arrivals(welcome.layout, inbox.rule_of, welcome.spec.session, inbox.put)
         self._spec = welcome.spec
         self._port = port
@@ -302,7 +300,7 @@ class Member:
         )
         self._tell_speed()
         shard = self.layout.shards[commit.digest_shard]
-        self._port.send(m.ViewDigest(self.generation, commit.round, shard.index, self.view.vector.digest(shard)))
+        self._port.send(m.ViewDigest(self.generation, commit.round, shard.index, self.view.shard_digest(shard)))
 
     def _keep_late(self, round_: int) -> None:
         """Before the view becomes that of `round_`: what this peer has computed can still count if it is steps."""

@@ -6,6 +6,7 @@ import threading
 
 from torch import nn
 
+from ..protocol.layout import Shard
 from ..shards.incoming import PacketSet
 from ..shards.vector import FlatVector
 
@@ -37,6 +38,10 @@ class View:
         """SHA-256 of all of it; '' while it is no version."""
         with self._lock:
             return self.vector.digest_all() if self.version >= 0 else ""
+
+    def shard_digest(self, shard: Shard) -> str:
+        """SHA-256 of one shard. For the training thread."""
+        return self.vector.digest(shard)
 
     def copy_to(self, model: nn.Module) -> bool:
         """Give it to `model`. False: it is no version."""
