@@ -37,6 +37,7 @@ from .progress import Line, bytes_text
 from .recipe import Recipe, call
 
 _PART = ".part"
+Progress = Callable[[int, int, str], None]
 
 
 class Remote(NamedTuple):
@@ -105,8 +106,10 @@ class Checkpoint:
             for name, target in targets.items():
                 target.copy_(tensors[name])
 
-    def download(self, folder: str | Path, progress: bool = True) -> Checkpoint:
+    def download(self, folder: str | Path, progress: bool | Progress = True) -> Checkpoint:
         """Fetch all files into `folder`, made if it is missing; returns the checkpoint that then is there.
+
+        progress: whether to show a line of it, or what is told: bytes that are there, of so many, and the line.
 
         What an interrupted download has left is continued. Every chunk is checked against its hash; one that is wrong
         is fetched once more. Raises `LinkError`, `CheckpointError`; what is there by then stays for the next time.
@@ -118,8 +121,8 @@ class Checkpoint:
         with _disk_errors(folder), contextlib.ExitStack() as stack:
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_other(folder, self.sha256)
-            show = stack.enter_context(Line()).show if progress else lambda text: None
-            progress_of = _Progress(manifest, show).of
+            tell = progress if callable(progress) else _line_of(stack.enter_context(Line()) if progress else None)
+            progress_of = _Progress(manifest, tell).of
             for entry in manifest.files:
                 self._place(entry, folder, progress_of(entry))
             _write(folder / MANIFEST_FILE, [data])
@@ -304,12 +307,20 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         ) from None
 
 
-class _Progress:
-    """Shows how much of a download is there."""
+def _line_of(line: Line | None) -> Progress:
+    def tell(_: int, __: int, text: str) -> None:
+        if line is not None:
+            line.show(text)
 
-    def __init__(self, checkpoint: Manifest, show: Callable[[str], None]) -> None:
+    return tell
+
+
+class _Progress:
+    """Tells how much of a download is there."""
+
+    def __init__(self, checkpoint: Manifest, tell: Progress) -> None:
         self._checkpoint = checkpoint
-        self._show = show
+        self._tell = tell
         self._before = 0
         self._began: tuple[float, int] | None = None
 
@@ -326,4 +337,6 @@ class _Progress:
         speed = f", {bytes_text((there - self._began[1]) / seconds)}/s" if seconds > 1 else ""
         total = self._checkpoint.bytes
         share = f"{100 * there // max(total, 1)} %"
-        self._show(f"{self._checkpoint.name}: {bytes_text(there)} of {bytes_text(total)} ({share}{speed})")
+        self._tell(
+            there, total, f"{self._checkpoint.name}: {bytes_text(there)} of {bytes_text(total)} ({share}{speed})"
+        )

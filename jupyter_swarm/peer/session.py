@@ -13,6 +13,8 @@ from ..strategies import Strategy
 from .checkpoints import Checkpoint, checkpoint_of, checkpoints_of
 from .client import Client
 from .compute import Computer
+from .data import Samples
+from .forward import Forward
 from .progress import Line
 from .recipe import Recipe
 from .record import OVER, Record, Status
@@ -46,7 +48,7 @@ class Session:
         self._computer = computer
         self._record = record
         self._trainer = trainer
-        self._sampled: torch.nn.Module | None = None
+        self._shared: torch.nn.Module | None = None
         self._past: Past | None = None
 
     @property
@@ -63,6 +65,17 @@ class Session:
     def left(self) -> bool:
         """Whether this kernel was a peer of the session and has left it, or was put out."""
         return self._record.status.state in OVER
+
+    @property
+    def role(self) -> str:
+        """Who asks from here, as the server sees it: owner, instructor, peer."""
+        return str(self._client.describe(self.id)["your_role"])
+
+    @property
+    def outside(self) -> bool | None:
+        """Whether anybody has connected from another machine so far; None: the server does not say."""
+        found: bool | None = self._client.describe(self.id).get("outside")
+        return found
 
     # --- what was
 
@@ -140,12 +153,17 @@ class Session:
         Raises `RecipeError` for a recipe that cannot sample, `SessionError` before the first parameters are here.
         """
         self._computer.must_sample()
-        trainer = self._must_trainer()
-        if self._sampled is None:
-            self._sampled = self.recipe.build().eval()
-        if not trainer.copy_to(self._sampled):
-            raise SessionError("The session's parameters are not here yet.", todo="Wait until this kernel trains.")
-        return self._computer.sample(self._sampled, prompt)
+        return self._computer.sample(self._shared_model(), prompt)
+
+    def evaluate(self, limit: int = 2000) -> dict[str, float]:
+        """Loss and metrics of the shared parameters of now, over `limit` held-out samples at most, measured here.
+        Training goes on meanwhile. Raises as `sample` does, and `SessionError` where nothing is held out."""
+        held_out = Samples(self._computer.data.held_out)
+        count = min(len(held_out), limit)
+        if not count:
+            raise SessionError("The session has no held-out samples.", todo="Let the recipe's data() hold some out.")
+        sums = Forward(self.recipe, self._shared_model(), self._record.note).measure(held_out, torch.arange(count))
+        return {name: value / count for name, value in sums.items()}
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the session has finished; whether it has. Raises what ended this kernel's membership."""
@@ -182,9 +200,26 @@ class Session:
 
         expires: seconds from now; capacity: so many members. Zeros mean the server's defaults.
         """
-        if role not in get_args(Role):
-            raise InviteError(f"There is no role {role!r}.", todo=f"Choose one of {', '.join(get_args(Role))}.")
+        _check_role(role)
         return self._client.invite(self.id, role, expires, capacity, label)
+
+    def issue(
+        self, role: Role = "peer", expires: float = 0.0, capacity: int = 0, label: str = "", url: str = ""
+    ) -> dict[str, Any]:
+        """As `invite`, with all that the server says of it: number, role, expires (seconds since 1970), link, reach …
+
+        url: the base URL by which whoever is invited reaches the server, if it is another than the server thinks.
+        """
+        _check_role(role)
+        return self._client.issue(self.id, role, expires, capacity, label, url)
+
+    def invites(self) -> list[dict[str, Any]]:
+        """All invites, without their secrets: number, role, label, expires, capacity, uses, revoked."""
+        return self._client.invites(self.id)
+
+    def revoke(self, number: int) -> None:
+        """From now on nobody comes in by the invite of this number."""
+        self._client.revoke(self.id, number)
 
     def stop(self) -> None:
         """End the session for everybody after the round under way."""
@@ -242,6 +277,15 @@ class Session:
         else:
             self._record.wait_for(lambda status: status is not seen, seconds)
 
+    def _shared_model(self) -> torch.nn.Module:
+        """A model with the shared parameters of now, which training does not change."""
+        trainer = self._must_trainer()
+        if self._shared is None:
+            self._shared = self.recipe.build().eval()
+        if not trainer.copy_to(self._shared):
+            raise SessionError("The session's parameters are not here yet.", todo="Wait until this kernel trains.")
+        return self._shared
+
     def _must_trainer(self) -> Trainer:
         if self._trainer is None:
             raise SessionError(
@@ -256,3 +300,8 @@ class Session:
             return f"<Session {self.id}: {self.status().line()}>"
         except SwarmError as error:
             return f"<Session {self.id}: {error.what}>"
+
+
+def _check_role(role: str) -> None:
+    if role not in get_args(Role):
+        raise InviteError(f"There is no role {role!r}.", todo=f"Choose one of {', '.join(get_args(Role))}.")
