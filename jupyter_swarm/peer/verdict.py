@@ -14,9 +14,8 @@ _LINK = 100e6
 _LONG_SECONDS = 2.0
 """Exchange that takes less does not disturb a class, however little is computed between."""
 _VERY_LONG_SECONDS = 60.0
-_LEAST_SHARE = 0.5
-_GOOD_SHARE = 0.9
 _MOST_STEPS = 500
+_LEAST_BATCH = 8
 _LEAST_FREE = 0.1
 _WIDTH = 100
 _NAME = 12
@@ -64,16 +63,21 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
-        """Of a round's time that is spent computing, behind such a link. NaN: not known."""
-        if not self.computing:
-            return math.nan
-        return self.computing / (self.computing + max(self.exchange, self.link_seconds))
+        """Of a round's time that is spent computing. NaN: not known."""
+        return self.computing / self.class_seconds if self.computing else math.nan
 
     @property
     def slow(self) -> bool:
-        """Whether most of the time is spent waiting for numbers, and that is long enough to be felt."""
-        exchange = max(self.exchange, self.link_seconds)
-        return exchange > _LONG_SECONDS and not self.share >= _LEAST_SHARE
+        """Whether most of the time goes into exchange here, and that is long enough to be felt."""
+        return self._disturbs(self.exchange)
+
+    @property
+    def slow_link(self) -> bool:
+        """Whether that would be so behind a link of 100 Mbit/s."""
+        return self._disturbs(self.link_seconds)
+
+    def _disturbs(self, exchange: float) -> bool:
+        return exchange > _LONG_SECONDS and self.computing < exchange
 
     def line(self, memory: int) -> str:
         """How it goes."""
@@ -136,42 +140,48 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> str:
         """In a sentence."""
-        whole = f"A class of {self.peers} can"
         if not self.ok:
-            return f"{whole}not train {self.recipe} here as it is."
-        slow = [phase for phase in self.phases if phase.slow]
-        if not slow:
-            return f"{whole} train {self.recipe} here."
-        share = slow[0].share
-        spent = "most of the time" if math.isnan(share) else f"{1 - share:.0%} of the time"
-        return f"{whole} train {self.recipe} here, but slowly: in {slow[0].strategy} {spent} goes into exchange."
+            return f"A class of {self.peers} cannot train {self.recipe} here as it is."
+        can = f"A class of {self.peers} can train {self.recipe} here"
+        for phase in self.phases:
+            if phase.slow:
+                share = "" if math.isnan(phase.share) else f", {1 - phase.share:.0%} of the time,"
+                return (
+                    f"{can}, but slowly: {phase.exchange:.0f} s{share} of a round of {phase.strategy} go into exchange."
+                )
+        for phase in self.phases:
+            if phase.slow_link:
+                seconds = f"{phase.link_seconds:.0f} s of a round of {phase.strategy} would go into exchange"
+                return f"{can}. Behind a link of 100 Mbit/s it would be slow: {seconds}."
+        return f"{can}."
 
     @property
     def advice(self) -> tuple[str, ...]:
         """What to change."""
-        found = []
-        for phase in self.phases:
-            if phase.slow:
-                found.append(self._fewer_exchanges(phase))
-        if any(phase.slow for phase in self.phases) or self.memory_tight:
+        slow = [phase for phase in self.phases if phase.slow or phase.slow_link]
+        found = [self._fewer_exchanges(phase) for phase in slow]
+        if slow or self.memory_tight:
             found.append("Choose a smaller model: bytes and memory go down with it.")
         if self.memory_tight:
-            wanted = 1.5 * (self.memory_total - self.memory_free)
-            found.append(f"Host on a server with at least {bytes_text(wanted)} of memory (`jupyter swarm serve`).")
-        elif self.failures or any(phase.slow for phase in self.phases):
-            found.append("Host on a server with a faster link and more processors (`jupyter swarm serve`).")
+            wanted = bytes_text(1.5 * (self.memory_total - self.memory_free))
+            found.append(f"Host on a machine with at least {wanted} of memory (`jupyter swarm serve`).")
+        elif self.failures or any(phase.slow for phase in slow):
+            found.append("Host on a machine with a faster link or more processors (`jupyter swarm serve`).")
         return tuple(found)
 
     def _fewer_exchanges(self, phase: Phase) -> str:
-        batch = phase.batch if phase.local else max(1, phase.batch // self.peers)
-        exchange = max(phase.exchange, phase.link_seconds)
+        """As many steps between two exchanges as make them a tenth of the time."""
+        batch = phase.batch if phase.local else max(phase.batch // self.peers, min(phase.batch, _LEAST_BATCH))
         step = phase.sample_seconds * batch
-        steps = math.ceil(_GOOD_SHARE / (1 - _GOOD_SHARE) * exchange / step) if step else _MOST_STEPS
+        exchange = max(phase.exchange, phase.link_seconds)
+        steps = min(math.ceil(9 * exchange / step), _MOST_STEPS) if step else _MOST_STEPS
         if phase.local:
-            return f"Exchange less often: steps={min(steps, _MOST_STEPS)} (%swarm host steps=…)."
+            return f"Exchange less often: steps={steps} (%swarm host steps={steps})."
+        if any(other.local for other in self.phases):
+            return f"Go over from {phase.strategy} to local updates sooner: fewer rounds of the warm start."
         return (
-            f"Exchange less often: strategy=LocalUpdates(steps={min(steps, _MOST_STEPS)}, batch={batch}) in the recipe "
-            f"instead of {phase.strategy}, or WarmStart, which begins as now and goes over to it."
+            f"Exchange less often: strategy=LocalUpdates(steps={steps}, batch={batch}) in the recipe instead of "
+            f"{phase.strategy}, or a WarmStart, which goes over to it."
         )
 
     def _rows(self) -> list[tuple[str, str]]:
