@@ -13,13 +13,14 @@ import msgspec
 from ..protocol.invites import Invite, Role, page_of
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, SessionSpec
+from ..protocol.standing import SteerAction
 from ..store.database import Database
-from ..store.rows import StoredInvite
+from ..store.rows import Member, StoredInvite
 from .blobs import Download, Upload
 from .bodies import ApiHandler
 from .guard import Gate, allows
 from .html_pages import JoinPage, WatchPage
-from .pages import metric_page, record_page
+from .pages import event_page, metric_page, record_page
 from .peer_socket import PeerSocket
 from .watch import WatchSocket
 
@@ -47,6 +48,13 @@ class Action(msgspec.Struct, frozen=True):
     """Body of `POST sessions/ID/actions`."""
 
     action: Literal["pause", "resume", "stop"]
+
+
+class PeerAction(msgspec.Struct, frozen=True):
+    """Body of `POST sessions/ID/peers/PEER/actions`; `share` is what `slow` leaves of the peer's work."""
+
+    action: SteerAction
+    share: float = 0.5
 
 
 class NewStrategy(msgspec.Struct, frozen=True):
@@ -125,6 +133,14 @@ class Actions(ApiHandler):
         self.answer(await self.manager.describe(session))
 
 
+class PeerActions(ApiHandler):
+    @allows("owner", "instructor")
+    async def post(self, session: str, peer: str) -> None:
+        body = self.body_as(PeerAction)
+        await self.manager.steer_peer(session, peer, body.action, body.share)
+        self.answer(await self.manager.describe(session))
+
+
 class Strategy(ApiHandler):
     """A rule for the rounds to come; the answer: the round it begins in, all changes, and those that it replaces."""
 
@@ -188,7 +204,7 @@ class Events(ApiHandler):
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
         after, limit = self.number("after", 0, 0, 1 << 62), self.number("limit", 100, 1, 1000)
-        events = await self.manager.in_record(session, Database.events, after, limit)
+        events = await self.manager.in_record(session, event_page, after, limit)
         self.answer({"events": events, "next": events[-1].number if len(events) == limit else None})
 
 
@@ -197,11 +213,10 @@ class Peers(ApiHandler):
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
-        members = [msgspec.to_builtins(member) for member in await self.manager.in_record(session, Database.members)]
-        for member in members:
-            del member["token_hash"]
+        members = await self.manager.in_record(session, Database.members)
         status = (await self.manager.describe(session))["status"]
-        self.answer({"members": members, "connected": status["peers"] if status else []})
+        connected = status["peers"] if status else []
+        self.answer({"members": [member_view(member) for member in members], "connected": connected})
 
 
 def invite_view(invite: StoredInvite) -> dict[str, Any]:
@@ -209,6 +224,13 @@ def invite_view(invite: StoredInvite) -> dict[str, Any]:
     view: dict[str, Any] = msgspec.to_builtins(invite)
     del view["secret_hash"]
     return view
+
+
+def member_view(member: Member) -> dict[str, Any]:
+    """What may be shown of a member, with what the instructor has decided about it."""
+    view: dict[str, Any] = {**msgspec.to_builtins(member), "name": member.shown}
+    del view["token_hash"]
+    return {**view, **view.pop("standing")}
 
 
 Route = tuple[str, type[Any], dict[str, Any]]
@@ -228,6 +250,7 @@ def routes(gate: Gate, invite_base: Callable[[str, str], str]) -> list[Route]:
         (f"{one}/settings", Settings, shared),
         (f"{one}/strategy", Strategy, shared),
         (f"{one}/actions", Actions, shared),
+        (f"{one}/peers/(?P<peer>peer-[0-9]{{1,9}})/actions", PeerActions, shared),
         (f"{one}/metrics", Metrics, shared),
         (f"{one}/records", Records, shared),
         (f"{one}/events", Events, shared),

@@ -170,7 +170,7 @@ class Joining:
         if known is None:
             self._unchecked[attached.id] = attached, message
         elif known != (message.shard, message.sha256):
-            name = attached.member.name
+            name = attached.member.shown
             text = f"The view of {name} differs from version {message.version}; it fetches a snapshot."
             self.session.note("warning", text, attached.id)
             self.resync(attached, "your view differs from the class's")

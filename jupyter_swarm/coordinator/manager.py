@@ -24,11 +24,12 @@ from ..protocol.errors import LayoutError, SessionError, SettingError, SwarmErro
 from ..protocol.layout import LAYOUT_VERSION, Layout
 from ..protocol.manifest import check_export_names
 from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, check_spec
+from ..protocol.standing import SteerAction
 from ..store.database import Database
 from ..store.rows import StoredSession
 from .archive import Archive
 from .inviting import Invites
-from .refusals import SessionEnded, SessionNotReady, UnknownSession
+from .refusals import SessionEnded, SessionNotReady, UnknownPeer, UnknownSession
 from .storage import Storage
 
 if TYPE_CHECKING:
@@ -195,6 +196,17 @@ class SessionManager:
         await self.stored(session)
         steering = self.runtime(session).steering
         {"pause": steering.pause, "resume": steering.resume, "stop": steering.finish}[action](by)
+
+    async def steer_peer(self, session: str, peer: str, action: SteerAction, share: float) -> None:
+        """What the instructor wants of one peer, here or not. Raises `SettingError`, `UnknownPeer`, `StoreError`."""
+        if session in self._resuming:
+            raise SessionNotReady(session)
+        member = await self.in_record(session, Database.steer_member, peer, action, share)
+        if member is None:
+            raise UnknownPeer(peer)
+        runtime = self.running(session)
+        if runtime is not None:
+            runtime.steering.steered(member, action)
 
     async def change_settings(self, session: str, changes: Mapping[str, Any], by: str) -> SessionSettings:
         """Change some settings from the next round on; returns all of them. Raises `SettingError`, `StoreError`."""

@@ -15,6 +15,7 @@ from ..protocol.messages import PROTOCOL_VERSION, Hello, Message, Progress
 from ..protocol.rules import SessionSpec
 from ..store.rows import Member
 from .connection import Connection
+from .refusals import Removed
 
 _TEXT = 1000
 """So many characters of a text that a member sends are shown and kept."""
@@ -60,8 +61,10 @@ class Members:
                 self._numbers[kind] = max(self._numbers[kind], int(number))
 
     def identify(self, hello: Hello) -> tuple[Member, str, bool]:
-        """The member that says hello, its token, and whether it is new."""
+        """The member that says hello, its token, and whether it is new. Raises `Removed`."""
         known = self._known.get(hash_secret(hello.token)) if hello.token else None
+        if known is not None and known.standing.removed:
+            raise Removed
         if known is not None and known.role == hello.role:
             return known, hello.token, False
         self._numbers[hello.role] += 1
@@ -78,9 +81,17 @@ class Members:
         if name not in taken:
             return name
         number = 2
-        while f"{name} ({number})" in taken:
+        while f"{name} {number}" in taken:
             number += 1
-        return f"{name} ({number})"
+        return f"{name} {number}"
+
+    def steered(self, member: Member) -> Attached | None:
+        """The instructor has decided something about a member; its connection, if it is here."""
+        self._known[member.token_hash] = member
+        attached = self.connected.get(member.member)
+        if attached is not None:
+            attached.member = member
+        return attached
 
     def peers(self) -> list[Attached]:
         """The connected peers."""

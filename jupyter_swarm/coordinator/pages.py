@@ -1,17 +1,46 @@
-"""What was recorded of a session, page by page; for the store's thread."""
+"""What was recorded of a session, page by page, without the names of those who are muted; for the store's thread."""
 
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Callable
+
+import msgspec
 
 from ..protocol.records import RoundRecord
 from ..store.database import Database
-from ..store.rows import Metric
+from ..store.rows import Event, Metric
 
 
 def record_page(database: Database, session: str, after: int, limit: int) -> list[RoundRecord]:
     """At most `limit` records of the rounds after `after`."""
-    return list(itertools.islice(database.rounds(session, after), limit))
+    shown = _without_muted(database, session)
+    return [_as_shown(record, shown) for record in itertools.islice(database.rounds(session, after), limit)]
+
+
+def _as_shown(record: RoundRecord, shown: Callable[[str], str]) -> RoundRecord:
+    replace = msgspec.structs.replace
+    return replace(
+        record, contributors=tuple(replace(one, waited_for=shown(one.waited_for)) for one in record.contributors)
+    )
+
+
+def event_page(database: Database, session: str, after: int, limit: int) -> list[Event]:
+    """At most `limit` events whose number is above `after`."""
+    shown = _without_muted(database, session)
+    events = database.events(session, after, limit)
+    return [msgspec.structs.replace(event, text=shown(event.text)) for event in events]
+
+
+def _without_muted(database: Database, session: str) -> Callable[[str], str]:
+    """What makes of a text one without the names of those who are muted."""
+    names = {one.name: one.shown for one in database.members(session) if one.standing.muted}
+    if not names:
+        return lambda text: text
+    longest_first = sorted(names, key=len, reverse=True)
+    whole = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
+    return lambda text: whole.sub(lambda match: names[match[1]], text)
 
 
 def metric_page(

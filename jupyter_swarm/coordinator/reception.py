@@ -15,6 +15,7 @@ from ..shards.outgoing import contribution_bytes
 from ..store.atomic import Buffer
 from .connection import Connection
 from .members import Attached, check_hello
+from .refusals import Removed
 
 if TYPE_CHECKING:
     from .session import SessionRuntime
@@ -48,7 +49,7 @@ class Reception:
         else:
             connection.send(
                 m.Welcome(
-                    member.member, member.name, token, session.generation, session.state.version, spec, session.layout,
+                    member.member, member.shown, token, session.generation, session.state.version, spec, session.layout,
                     session.state.samples_done,
                 )
             )  # fmt: skip
@@ -59,7 +60,11 @@ class Reception:
     def rejoin(self, attached: Attached) -> None:
         """A member begins, or begins again on the same connection because its view is not right."""
         member, hello = attached.member, attached.hello
-        self.session.handle(MemberJoined(member.member, hello.role, member.name, hello.device, hello.own_samples))
+        self.session.handle(
+            MemberJoined(
+                member.member, hello.role, member.shown, hello.device, hello.own_samples, member.standing
+            )
+        )  # fmt: skip
 
     def detach(self, attached: Attached, reason: str) -> None:
         """A member is gone, or its connection is."""
@@ -75,6 +80,11 @@ class Reception:
         session.spawn(store.run_in_store(database.saw_members, session.spec.session, [attached.id], session.now()))
         if session.state.phase == "finished":
             session.spawn(store.run_in_store(database.add_metrics, session.traffic.of_last(session.members)))
+
+    def remove(self, attached: Attached) -> None:
+        """Send a member away for good."""
+        attached.connection.refuse(Removed())
+        self.detach(attached, "removed by the instructor")
 
     def disconnect(self, member: str, reason: str) -> None:
         """Send a member away; it may come back."""
@@ -95,6 +105,9 @@ class Reception:
                 session.joining.reported(attached, message)
             case m.Progress():
                 attached.progress = message
+            case m.Control():
+                attached.told = ""  # what it now believes is what it asked for: tell it again how it is
+                session.handle(Said(attached.id, message))
             case m.Adopted() | m.StateSent():
                 session.holding.answered(attached, message)
             case m.Goodbye():

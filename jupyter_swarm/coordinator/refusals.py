@@ -88,6 +88,24 @@ class AuthenticationOff(SwarmError):
         )
 
 
+class Removed(SessionError):
+    """A member whom the instructor does not want in the session any more."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "You were removed from this session.",
+            "Whoever runs it has removed you.",
+            "Talk to them if you think that it was a mistake.",
+        )
+
+
+class UnknownPeer(SessionError):
+    """A peer that has never been in the session."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"The session has no peer {peer}.", todo="List its peers to see who there is.")
+
+
 class UnknownSession(SessionError):
     """A session that the owner asks for and that is not there."""
 
@@ -137,6 +155,7 @@ _STATUS: tuple[tuple[type[SwarmError], int], ...] = (
     (OwnerOnly, 403),
     (AuthenticationOff, 403),
     (UnknownSession, 404),
+    (UnknownPeer, 404),
     (SessionEnded, 410),
     (SessionNotReady, 503),
     (SessionError, 409),

@@ -21,7 +21,7 @@ import msgspec
 
 from ..decisions.effects import Disconnect, Effect, Note, Place, Tell, TellPeers, WriteRecord
 from ..decisions.events import AnyEvent, MemberJoined, Tick
-from ..decisions.explain import explain
+from ..decisions.explain import explain, of_pause
 from ..decisions.reducer import handle
 from ..decisions.state import State, new_state
 from ..link.memory import keep_buffers
@@ -212,8 +212,9 @@ class SessionRuntime:
         message = self.status_message()
         self.keeping.see(message.state)
         for attached in self.members.peers():
-            paused = self.state.peers[attached.id].paused if attached.id in self.state.peers else ""
-            own = msgspec.structs.replace(message, state="paused", reason=f"paused: {paused}") if paused else message
+            peer = self.state.peers.get(attached.id)
+            paused = of_pause(peer) if peer is not None and peer.paused else ""
+            own = msgspec.structs.replace(message, state="paused", reason=paused) if paused else message
             if own.reason != attached.told and self.send(attached, own):
                 attached.told = own.reason
         if self._viewers:

@@ -16,7 +16,8 @@ class PeerStatus(msgspec.Struct, frozen=True):
     As the peer tells: `computing`, the share of the last seconds in which it computed, and its `memory` in bytes. In a
     round of steps: `steps` that it got work for in this round, and `staleness`, by how many rounds what it has in hands
     is behind. `waiting`: seconds since its last contribution in which it had nothing to compute, mostly because of
-    `waited_for`. `own_samples`: of data that stays with it.
+    `waited_for`. `own_samples`: of data that stays with it. `paused_by`: itself, the server, the instructor, or nobody
+    (''); `slowed`: to this share of its work by the instructor (0: it is not); `muted`: `name` is not its own.
     """
 
     id: str
@@ -37,6 +38,9 @@ class PeerStatus(msgspec.Struct, frozen=True):
     waiting: float = 0.0
     waited_for: str = ""
     own_samples: int = 0
+    paused_by: str = ""
+    slowed: float = 0.0
+    muted: bool = False
 
 
 class NextStrategy(msgspec.Struct, frozen=True):
@@ -93,6 +97,9 @@ def status_of(state: State, members: Members, name: str, metrics: dict[str, floa
                 waiting=peer.waiting,
                 waited_for=peer.waited_for,
                 own_samples=peer.own_samples,
+                paused_by=peer.paused_by,
+                slowed=peer.standing.slowed,
+                muted=peer.standing.muted,
             )
         )
     return SessionStatus(

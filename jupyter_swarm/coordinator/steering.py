@@ -1,4 +1,5 @@
-"""What people want of a running session: to pause, go on, end, and to go on by other settings or another strategy.
+"""What people want of a running session: to pause, go on, end, to go on by other settings or another strategy, and what
+the instructor wants of single peers.
 
 Settings and strategies are stored before they hold: a restart replays each round with the rule that it was made by, and
 what the disk refuses changes nothing. `by` says in words who wants it.
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..decisions.events import Change, ChangeStrategy, Finish, Pause, Resume
+from ..decisions.events import Change, ChangeStrategy, Finish, Pause, Resume, SteerPeer
 from ..protocol.errors import SettingError
 from ..protocol.rules import (
     RoundRule,
@@ -23,7 +24,9 @@ from ..protocol.rules import (
     check_seed,
     check_spec,
 )
+from ..protocol.standing import SteerAction
 from ..shards.carried import check_streams
+from ..store.rows import Member
 from .refusals import SessionEnded
 
 if TYPE_CHECKING:
@@ -59,6 +62,16 @@ class Steering:
     def finish(self, by: str) -> None:
         """End the session after the round under way."""
         self.session.handle(Finish(by))
+        self.session.publish_status()
+
+    def steered(self, member: Member, action: SteerAction) -> None:
+        """The instructor has decided something about a member, which is stored."""
+        attached = self.session.members.steered(member)
+        if member.standing.removed:
+            if attached is not None:
+                self.session.reception.remove(attached)
+        else:
+            self.session.handle(SteerPeer(member.member, action, member.standing, member.shown))
         self.session.publish_status()
 
     async def change_settings(self, changes: Mapping[str, Any], by: str) -> SessionSettings:

@@ -22,7 +22,8 @@ def asked(state: State, peer: Peer, action: Literal["pause", "resume"], now: flo
 def steer(state: State, event: SteerPeer, now: float) -> list[Effect]:
     """The instructor's decision about a peer that is here."""
     peer = state.peers[event.member]
-    before, peer.standing, peer.name = peer.standing, event.standing, event.name
+    before, peer.standing = peer.standing, event.standing
+    _rename(state, peer, event.name)
     if event.action == "slow":
         peer.rest_until = 0.0
     if event.action == "resume" and peer.stopped != BY_ITSELF:
@@ -42,6 +43,18 @@ def _resume(state: State, peer: Peer, now: float) -> list[Effect]:
     return [Note("info", f"{peer.name} goes on.", peer.id), *go_on(state, now)]
 
 
+def _rename(state: State, peer: Peer, name: str) -> None:
+    """Others see the peer by this name from now on, also those who have waited for it."""
+    old, peer.name = peer.name, name
+
+    def renamed(names: str) -> str:
+        return ", ".join(name if one == old else one for one in names.split(", "))
+
+    state.closed_by = renamed(state.closed_by)
+    for other in state.peers.values():
+        other.waited_for = renamed(other.waited_for)
+
+
 def _said(peer: Peer, before: Standing) -> list[Effect]:
     after = peer.standing
     lines = []
@@ -53,8 +66,8 @@ def _said(peer: Peer, before: Standing) -> list[Effect]:
         to = f"slowed to {after.slowed:.0%} of its share" if after.slowed else "no longer slowed"
         lines.append(f"{peer.name} is {to} by the instructor.")
     if after.muted != before.muted:
-        to = "no longer shows" if after.muted else "shows again"
-        lines.append(f"The class {to} the name of {peer.name}.")
+        to = "no longer shown" if after.muted else "shown again"
+        lines.append(f"The name of {peer.name} is {to}.")
     return [Note("info", line, peer.id) for line in lines]
 
 

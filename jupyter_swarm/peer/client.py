@@ -29,6 +29,7 @@ from ..protocol.errors import (
 from ..protocol.invites import INVITE_HEADER, OWNER_HEADER, Invite, Role, parse_invite
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, SessionSpec
+from ..protocol.standing import SteerAction
 
 SERVER_VARIABLE = "JUPYTER_SWARM_SERVER"
 OWNER_VARIABLE = "JUPYTER_SWARM_OWNER"
@@ -209,6 +210,11 @@ class Client:
     def act(self, session: str, action: str) -> None:
         """pause, resume or stop the whole session."""
         self._ask("POST", f"sessions/{session}/actions", msgspec.json.encode({"action": action}))
+
+    def steer(self, session: str, peer: str, action: SteerAction, share: float) -> None:
+        """What the instructor wants of the peer with this id; `share` is what `slow` leaves of its work."""
+        body = msgspec.json.encode({"action": action, "share": share})
+        self._ask("POST", f"sessions/{session}/peers/{peer}/actions", body)
 
     def change(self, session: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Change settings from the next round on; returns all of them."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from ..protocol.errors import InviteError, SessionError, SwarmError
+from ..protocol.errors import InviteError, SessionError, SettingError, SwarmError
 from ..protocol.invites import Invite, Role
+from ..protocol.standing import SteerAction
 from ..strategies import Strategy
 from .checkpoints import Checkpoint, checkpoint_of, checkpoints_of
 from .client import Client
@@ -18,7 +19,7 @@ from .forward import Forward
 from .progress import Line
 from .recipe import Recipe
 from .record import OVER, Record, Status
-from .steering import rule_for, settings_of
+from .steering import id_of, rule_for, settings_of
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -232,6 +233,17 @@ class Session:
     def resume_all(self) -> None:
         """Everybody gets work again."""
         self._client.act(self.id, "resume")
+
+    def steer(self, peer: str, action: SteerAction, share: float = 0.5) -> None:
+        """pause, resume, slow, mute, unmute or remove one peer, by its id or its name as it is shown.
+
+        pause: it gets no work until you resume it. slow: at most `share` of what its speed would give it, until that is
+        1. mute: its name is shown nowhere. remove: it is sent away, and what it joined with is good for nothing.
+        Raises `SettingError` for an action or share that is none, `SessionError` if no peer or several have that name.
+        """
+        if action not in get_args(SteerAction):
+            raise SettingError(f"Peers cannot be told to {action!r}.", todo=f"Say {', '.join(get_args(SteerAction))}.")
+        self._client.steer(self.id, id_of(peer, self._client.peers(self.id)["members"]), action, share)
 
     def set(self, *, strategy: Strategy | str | None = None, **settings: Any) -> dict[str, Any]:
         """Change settings from the next round on; returns all of them. Raises `SettingError` before anything changes.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from ..protocol.errors import SettingError
+from ..protocol.errors import SessionError, SettingError
 from ..protocol.rules import (
     OptimizerRule,
     RoundRule,
@@ -55,6 +55,22 @@ def _unknown(name: str) -> SettingError:
     near = difflib.get_close_matches(name, {*SETTINGS, *ALIASES, "strategy"} - {name}, n=2)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
     return SettingError(f"There is no setting {name!r}.", todo=f"{meant}The settings are: {', '.join(SETTINGS)}.")
+
+
+def id_of(peer: str, members: Iterable[Mapping[str, Any]]) -> str:
+    """The id of the peer that has this id or is shown by this name, among all who have ever been in the session. Raises
+    `SessionError` unless it is one."""
+    peers = [member for member in members if member["role"] == "peer"]
+    if any(member["member"] == peer for member in peers):
+        return peer
+    found = [str(member["member"]) for member in peers if member["name"] == peer]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SessionError(f"Several peers are called {peer!r}.", todo=f"Say which one by its id: {', '.join(found)}.")
+    near = difflib.get_close_matches(peer, [str(member["name"]) for member in peers], n=1)
+    meant = f"Did you mean {near[0]!r}? " if near else ""
+    raise SessionError(f"The session has no peer {peer!r}.", todo=f"{meant}peers() lists those who are there.")
 
 
 def rule_for(

@@ -18,6 +18,7 @@ from ..protocol.invites import Role, hash_secret
 from ..protocol.layout import Layout
 from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSettings, SessionSpec, StrategyChange
+from ..protocol.standing import Standing, SteerAction, steered
 from .rows import Event, Member, Metric, SessionState, StoredCheckpoint, StoredInvite, StoredSession
 from .schema import STEPS
 from .sqlite import SqliteFile
@@ -153,15 +154,30 @@ class Database:
     def add_member(self, member: Member) -> None:
         """Record a new member. Raises `StoreError` if the session has a member of this id, or is not there."""
         with self._file.transaction():
-            self._file.insert("members", msgspec.structs.astuple(member))
+            self._file.insert("members", (*msgspec.structs.astuple(member)[:-1], _json(member.standing)))
 
     def members(self, session: str) -> list[Member]:
         """All members, in the order they joined."""
-        return self._read(Member, "SELECT * FROM members WHERE session = ? ORDER BY joined, member", session)
+        rows = self._file.run("SELECT * FROM members WHERE session = ? ORDER BY joined, member", session)
+        return [msgspec.structs.replace(Member(*row[:-1]), standing=_from_json(row[-1], Standing)) for row in rows]
 
     def find_member(self, session: str, token: str) -> Member | None:
         """The member that this token was given to."""
         return _by_hash(((member.token_hash, member) for member in self.members(session)), token)
+
+    def steer_member(self, session: str, member: str, action: SteerAction, share: float) -> Member | None:
+        """Record what the instructor has decided about a member, who is returned (None: there is none of this id).
+        Raises `SettingError`."""
+        with self._file.transaction():
+            found = next((one for one in self.members(session) if one.member == member), None)
+            if found is None:
+                return None
+            found = msgspec.structs.replace(found, standing=steered(found.standing, action, share))
+            self._file.run(
+                "UPDATE members SET standing = ? WHERE session = ? AND member = ?",
+                _json(found.standing), session, member,
+            )  # fmt: skip
+        return found
 
     def saw_members(self, session: str, members: Iterable[str], now: float) -> None:
         """Record that these members were connected at `now`."""

@@ -12,6 +12,7 @@ import msgspec
 
 from ..protocol.invites import Role
 from ..protocol.rules import SessionSpec
+from ..protocol.standing import Standing
 
 SessionState = Literal["running", "paused", "finished"]
 """What a restarted server goes on with. Whether a running session waits or trains is decided anew."""
@@ -44,7 +45,8 @@ class StoredInvite(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """Who has ever been in a session. `token_hash` is the `hash_secret` of the token that makes them the same again."""
+    """Who has ever been in a session. `token_hash` is the `hash_secret` of the token that makes them the same again;
+    `standing` what the instructor has decided about them."""
 
     session: str
     member: str
@@ -53,6 +55,12 @@ class Member(msgspec.Struct, frozen=True):
     token_hash: str
     joined: float
     last_seen: float
+    standing: Standing = Standing()
+
+    @property
+    def shown(self) -> str:
+        """The name that others see."""
+        return self.member.replace("-", " ") if self.standing.muted else self.name
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -52,4 +52,8 @@ UPDATE sessions SET spec = json_set(
 ) WHERE json_extract(spec, '$.settings.learning_rate_scale') <> 1.0;
 """
 
-STEPS = (_FIRST, _SECOND, _THIRD)
+_FOURTH = """
+ALTER TABLE members ADD COLUMN standing TEXT NOT NULL DEFAULT '{}';
+"""
+
+STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)

@@ -39,11 +39,13 @@ class ScriptedPeer:
         self.packets: PacketSet | None = None
 
     @classmethod
-    async def join(cls, swarm: Swarm, session: str, invite: dict[str, str], **hello: Any) -> ScriptedPeer:
+    async def join(
+        cls, swarm: Swarm, session: str, invite: dict[str, str], name: str = "ann", **hello: Any
+    ) -> ScriptedPeer:
         socket = await swarm.connect(f"sessions/{session}/peer", invite)
         assert isinstance(socket, WebSocketClientConnection), socket
         peer = cls(socket)
-        await peer.say(m.Hello(m.PROTOCOL_VERSION, "0.1", "peer", "ann", **hello))
+        await peer.say(m.Hello(m.PROTOCOL_VERSION, "0.1", "peer", name, **hello))
         welcome = await peer.hear(m.Welcome)
         peer.welcome = welcome
         peer.spec = welcome.spec

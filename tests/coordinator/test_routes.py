@@ -32,6 +32,7 @@ TABLE = {
     ("swarm/api/sessions/SESSION/records", "GET"): MEMBERS,
     ("swarm/api/sessions/SESSION/events", "GET"): MEMBERS,
     ("swarm/api/sessions/SESSION/peers", "GET"): MEMBERS,
+    ("swarm/api/sessions/SESSION/peers/PEER/actions", "POST"): STEER,
     ("swarm/api/sessions/SESSION/checkpoints", "GET"): STEER | {"peer", "viewer"},
     ("swarm/api/sessions/SESSION/checkpoints", "POST"): STEER,
     ("swarm/api/sessions/SESSION/checkpoints/NUMBER", "DELETE"): STEER,
@@ -56,7 +57,8 @@ def readable(pattern: str) -> str:
 
 
 def path_of(route: str, session: str) -> str:
-    return route.replace("SESSION", session).replace("SHA256", "0" * 64).replace("NUMBER", "99").removesuffix("/?")
+    path = route.replace("SESSION", session).replace("PEER", "peer-1")
+    return path.replace("SHA256", "0" * 64).replace("NUMBER", "99").removesuffix("/?")
 
 
 def callers_of(handler: type[Any], verb: str) -> set[str]:

@@ -149,7 +149,7 @@ def test_a_muted_name_is_in_no_line_from_then_on():
     assert any("somebody is paused by the instructor" in text for text in later)
     assert not any("rude" in text for text in [*later, reason(world)])
     world.steer("rude word", "unmute")
-    assert world.notes[-1].text == "The class shows again the name of rude word."
+    assert world.notes[-1].text == "The name of rude word is shown again."
 
 
 @given(st.lists(st.tuples(st.sampled_from(["pause", "resume", "slow", "mute", "unmute"]), st.floats(0.01, 1.0))))

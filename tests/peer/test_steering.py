@@ -10,7 +10,7 @@ import torch
 
 from jupyter_swarm.peer import api
 from jupyter_swarm.peer.recipe import Recipe
-from jupyter_swarm.peer.steering import rule_for, settings_of
+from jupyter_swarm.peer.steering import id_of, rule_for, settings_of
 from jupyter_swarm.protocol.errors import RecipeError, SessionError, SettingError
 from jupyter_swarm.protocol.rules import AdamW, Codec, SessionSettings, SessionSpec, StrategyChange
 from jupyter_swarm.strategies import EveryStep, LocalUpdates, WarmStart
@@ -105,3 +105,39 @@ def test_a_session_follows_what_is_set_and_samples_without_disturbing_it(server:
     assert hosted._client.spec(hosted.id).rule_of(99).strategy == "LocalUpdates"
     assert hosted.set(strategy=EveryStep(5))["target_batch"] == 0
     assert hosted.set(strategy="local", steps=4)["inner_steps"] == 4
+
+
+MEMBERS = [
+    {"member": f"peer-{number}", "role": "peer", "name": name}
+    for number, name in enumerate(("Ann", "Bob", "Bob", "peer-1"), 1)
+] + [{"member": "holder-1", "role": "holder", "name": "Hal"}]
+
+
+def test_a_peer_is_named_by_its_id_or_by_the_name_that_is_its_alone() -> None:
+    assert [id_of(peer, MEMBERS) for peer in ("Ann", "peer-2", "peer-1")] == ["peer-1", "peer-2", "peer-1"]
+    for peer, says in (("Bob", "peer-2, peer-3"), ("Annn", "Did you mean 'Ann'"), ("Hal", "lists those")):
+        with pytest.raises(SessionError, match=says):
+            id_of(peer, MEMBERS)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_kernel_that_is_steered_knows_why_and_stays_out_once_it_is_removed(server: Server) -> None:
+    hosted = api.host(Recipe.from_source(PLAIN), rounds=10**6, train=False, server=server.url)
+    link, sha256 = hosted.invite().link, hosted.recipe.sha256
+    joined = api.join(link, "Ann", agree=sha256)
+    hosted.steer("Ann", "pause")
+    assert joined._record.wait_for(lambda status: status.reason == "paused by the instructor", 60)
+    joined.resume()
+    assert joined._record.wait_for(lambda status: status.reason == "paused by the instructor", 60)
+    assert hosted.peers()[0]["paused_by"] == "the instructor"
+    hosted.steer("peer-1", "resume")
+    version = joined.status().version
+    assert joined._record.wait_for(lambda status: status.version > version, 60)
+    with pytest.raises(SettingError, match="unmute, remove"):
+        hosted.steer("Ann", "praise")  # type: ignore[arg-type]
+    hosted.steer("Ann", "remove")
+    assert joined._record.wait_for(lambda status: status.state == "failed", 60)
+    with pytest.raises(SessionError, match="You were removed"):
+        joined.wait()
+    with pytest.raises(SessionError, match="You were removed"):
+        api.join(link, "Ann", agree=sha256)

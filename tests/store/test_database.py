@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from jupyter_swarm.protocol.errors import InviteError, SessionError, StoreError
+from jupyter_swarm.protocol.errors import InviteError, SessionError, SettingError, StoreError
 from jupyter_swarm.protocol.invites import hash_secret, new_secret
 from jupyter_swarm.protocol.rules import SessionSettings
+from jupyter_swarm.protocol.standing import Standing
 from jupyter_swarm.store.database import Database
 from jupyter_swarm.store.rows import Event, Member, Metric
 
@@ -142,6 +143,21 @@ def test_a_token_makes_the_same_member_again(database: Database, reopen: Callabl
         assert database.find_member("cs101", wrong) is None
     with pytest.raises(StoreError):
         database.add_member(found)
+
+
+def test_what_the_instructor_has_decided_about_a_member_stays(
+    database: Database, reopen: Callable[[], Database]
+) -> None:
+    for name in ("peer-1", "peer-2"):
+        database.add_member(Member("cs101", name, "peer", f"Ann {name}", name, 1.0, 1.0))
+    for action in ("mute", "slow", "pause", "resume", "remove"):
+        database.steer_member("cs101", "peer-1", action, 0.25)
+    with pytest.raises(SettingError):
+        database.steer_member("cs101", "peer-2", "slow", 0.0)
+    assert database.steer_member("cs101", "peer-9", "mute", 1.0) is None
+    first, second = reopen().members("cs101")
+    assert (first.standing, first.shown) == (Standing(slowed=0.25, muted=True, removed=True), "peer 1")
+    assert (second.standing, second.shown) == (Standing(), "Ann peer-2")
 
 
 def test_secrets_are_not_in_the_file(database: Database, path: Path) -> None:

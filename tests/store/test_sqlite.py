@@ -15,7 +15,7 @@ import pytest
 from jupyter_swarm.protocol.errors import StoreError
 from jupyter_swarm.protocol.rules import SessionSettings
 from jupyter_swarm.store.database import Database
-from jupyter_swarm.store.rows import Event
+from jupyter_swarm.store.rows import Event, Member
 from jupyter_swarm.store.schema import STEPS
 from jupyter_swarm.store.sqlite import SqliteFile
 
@@ -131,9 +131,11 @@ def test_an_older_file_gains_what_it_lacks(path: Path, version: int) -> None:
         for session, scale in (("half", 0.5), ("old", 1.0)):
             spec = msgspec.to_builtins(SPEC)
             spec = {name: spec[name] for name in spec.keys() - {"changes", "data", "export", "parent"}}
-            spec["settings"] = {"seed": 7, "rounds": 90, "learning_rate_scale": scale}
+            rate = {"learning_rate_scale": scale} if version < 3 else {"learning_rate": {0.5: 0.05, 1.0: 0.0}[scale]}
+            spec["settings"] = {"seed": 7, "rounds": 90, **rate}
             row = (session, json_of(spec), json_of(LAYOUT), "running", 1.0, None, 3)
             file.insert("sessions", row)
+        file.insert("members", ("old", "peer-1", "peer", "Ann", "ab", 1.0, 2.0))
     for name in ("first", "second"):
         with contextlib.closing(Database(path)) as database:
             half, old = database.sessions()
@@ -141,6 +143,7 @@ def test_an_older_file_gains_what_it_lacks(path: Path, version: int) -> None:
             assert old.spec.settings == SessionSettings(seed=7, rounds=90)
             assert half.spec.settings == SessionSettings(seed=7, rounds=90, learning_rate=0.05)
             database.add_checkpoint("old", name, 0, "ab" * 32, 2.0)
+            assert database.members("old") == [Member("old", "peer-1", "peer", "Ann", "ab", 1.0, 2.0)]
     with contextlib.closing(Database(path)) as database:
         assert [checkpoint.name for checkpoint in database.checkpoints("old")] == ["first", "second"]
 
