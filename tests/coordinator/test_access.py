@@ -60,6 +60,17 @@ async def test_another_origin_may_watch_with_an_invite_and_not_with_a_cookie(swa
     assert isinstance(await swarm.connect(path, {**elsewhere, **viewer}), WebSocketClientConnection)
 
 
+async def test_behind_a_tunnel_an_invite_is_good_and_the_owners_rights_are_not_to_be_borrowed(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    tunnel = {"Host": "quick-fox.tunnel.example"}
+    viewer = await swarm.member(session, "viewer")
+    assert (await swarm.call("GET", f"sessions/{session}", {**tunnel, **viewer})).code == 200
+    assert (await swarm.call("GET", f"swarm/join/{session}", tunnel)).code == 200
+    assert isinstance(await swarm.connect(f"sessions/{session}/watch", {**tunnel, **viewer}), WebSocketClientConnection)
+    for headers in (await login(swarm), swarm.owner(), {**await login(swarm), "X-Swarm-Invite": "made-up"}, {}):
+        assert (await swarm.call("GET", "sessions", {**tunnel, **headers})).code in (401, 403)
+
+
 async def test_a_browser_brings_its_invite_as_a_subprotocol(swarm: Swarm) -> None:
     session = await swarm.open_session()
     secret = (await swarm.member(session, "viewer"))["X-Swarm-Invite"]
