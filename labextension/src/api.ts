@@ -1,0 +1,232 @@
+// The typed client of the server extension's REST interface. Times are seconds since 1970.
+
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+
+export type SessionState = 'waiting' | 'training' | 'paused' | 'finished';
+export type Role = 'peer' | 'viewer' | 'instructor';
+export type SessionAction = 'pause' | 'resume' | 'stop';
+export type PeerAction = 'pause' | 'resume' | 'slow' | 'mute' | 'unmute' | 'remove';
+
+export interface IPeer {
+  readonly id: string;
+  readonly name: string;
+  readonly device: string;
+  readonly state: string;
+  readonly reason: string;
+  /** Samples per second. */
+  readonly speed: number;
+  /** Of all samples that were accepted, from 0 to 1. */
+  readonly share: number;
+  readonly muted?: boolean;
+  /** Who paused it, '' if nobody did. */
+  readonly paused_by?: string;
+  /** The share of its work that it is held to, 0 or 1 if it is not. */
+  readonly slowed?: number;
+}
+
+export interface IStatus {
+  readonly session: string;
+  readonly name: string;
+  readonly state: SessionState;
+  readonly reason: string;
+  readonly version: number;
+  /** The session ends after so many; 0: when somebody stops it. */
+  readonly rounds: number;
+  readonly samples_done: number;
+  readonly peers: readonly IPeer[];
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly strategy: string;
+  readonly next_strategy: { readonly round: number; readonly strategy: string } | null;
+}
+
+export interface ISession {
+  readonly session: string;
+  readonly name: string;
+  readonly state: string;
+  readonly created: number;
+  readonly ended: number | null;
+  /** Null unless the session lives on this server. */
+  readonly status: IStatus | null;
+  /** Why it could not be taken up after a restart. */
+  readonly problem: string;
+  /** Whether anybody has connected from another machine. */
+  readonly outside?: boolean;
+}
+
+export interface IInvite {
+  readonly number: number;
+  readonly role: string;
+  readonly label: string;
+  readonly expires: number;
+  readonly capacity: number;
+  readonly uses: number;
+  readonly revoked: number | null;
+}
+
+export interface INewInvite extends IInvite {
+  readonly link: string;
+  readonly reach?: 'machine' | 'network' | 'internet';
+  readonly outside?: boolean;
+}
+
+export interface IFile {
+  readonly name: string;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+export interface ICheckpoint {
+  readonly number: number;
+  readonly name: string;
+  readonly version: number;
+  readonly created: number;
+  /** Of the manifest, which is a blob like the files. */
+  readonly sha256: string;
+  readonly manifest: {
+    readonly files: readonly IFile[];
+    readonly metrics: Readonly<Record<string, number>>;
+  } | null;
+  readonly problem: string;
+}
+
+export interface IMetric {
+  readonly version: number;
+  readonly member: string;
+  readonly name: string;
+  /** Null if it is not finite. */
+  readonly mean: number | null;
+}
+
+export interface IEvent {
+  readonly unix_time: number;
+  readonly level: 'info' | 'warning' | 'error';
+  readonly text: string;
+  readonly number?: number;
+}
+
+/** What `sessions/ID/watch` pushes. */
+export type Push =
+  | ({ readonly type: 'status' } & IStatus)
+  | { readonly type: 'commit'; readonly round: number; readonly mean_loss: number | null }
+  | { readonly type: 'evaluated'; readonly version: number; readonly metrics: Readonly<Record<string, number>> }
+  | { readonly type: 'checkpoint' }
+  | ({ readonly type: 'event' } & IEvent)
+  | { readonly type: 'heartbeat' };
+
+interface IMetricPage {
+  readonly metrics: readonly IMetric[];
+  readonly next: number | null;
+}
+
+/** What the server refused, why, and what to do next. */
+export class SwarmError extends Error {
+  constructor(
+    readonly status: number,
+    readonly what: string,
+    readonly why = '',
+    readonly todo = ''
+  ) {
+    super([what, why, todo].filter(Boolean).join(' '));
+  }
+}
+
+/** All requests carry the page's cookies and XSRF token, and go through the server's base URL. Methods throw `SwarmError`
+ * for what the server refuses, and `ServerConnection.NetworkError` where there is none. */
+export class SwarmApi {
+  constructor(readonly settings: ServerConnection.ISettings) {}
+
+  async sessions(): Promise<readonly ISession[]> {
+    return (await this._json<{ sessions: ISession[] }>('GET', 'sessions')).sessions;
+  }
+
+  session(session: string): Promise<ISession> {
+    return this._json('GET', `sessions/${session}`);
+  }
+
+  async deleteSession(session: string): Promise<void> {
+    await this._json('DELETE', `sessions/${session}`);
+  }
+
+  async act(session: string, action: SessionAction): Promise<void> {
+    await this._json('POST', `sessions/${session}/actions`, { action });
+  }
+
+  /** share: for 'slow', of the work that the peer's speed would give it. */
+  async actOnPeer(session: string, peer: string, action: PeerAction, share?: number): Promise<void> {
+    const body = share === undefined ? { action } : { action, share };
+    await this._json('POST', `sessions/${session}/peers/${encodeURIComponent(peer)}/actions`, body);
+  }
+
+  /** One page of the metrics of versions after `after`. */
+  metrics(session: string, after: number): Promise<IMetricPage> {
+    return this._json('GET', `sessions/${session}/metrics?after=${after}`);
+  }
+
+  async events(session: string, after: number): Promise<readonly IEvent[]> {
+    return (await this._json<{ events: IEvent[] }>('GET', `sessions/${session}/events?after=${after}&limit=1000`)).events;
+  }
+
+  async invites(session: string): Promise<readonly IInvite[]> {
+    return (await this._json<{ invites: IInvite[] }>('GET', `sessions/${session}/invites`)).invites;
+  }
+
+  /** The link is in the answer and nowhere else. url: by which whoever asks reaches this server. */
+  invite(session: string, role: Role, label: string, url: string): Promise<INewInvite> {
+    return this._json('POST', `sessions/${session}/invites`, { role, label, url });
+  }
+
+  async revoke(session: string, invite: number): Promise<void> {
+    await this._json('DELETE', `sessions/${session}/invites/${invite}`);
+  }
+
+  async checkpoints(session: string): Promise<readonly ICheckpoint[]> {
+    return (await this._json<{ checkpoints: ICheckpoint[] }>('GET', `sessions/${session}/checkpoints`)).checkpoints;
+  }
+
+  save(session: string, name: string): Promise<ICheckpoint> {
+    return this._json('POST', `sessions/${session}/checkpoints`, { name });
+  }
+
+  async deleteCheckpoint(session: string, checkpoint: number): Promise<void> {
+    await this._json('DELETE', `sessions/${session}/checkpoints/${checkpoint}`);
+  }
+
+  /** The bytes of a file, as they come. */
+  async blob(session: string, sha256: string, signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
+    const response = await this._fetch(`sessions/${session}/blobs/${sha256}`, { method: 'GET', signal });
+    if (!response.body) {
+      throw new SwarmError(response.status, 'The server sent nothing.');
+    }
+    return response.body;
+  }
+
+  /** The read-only WebSocket of a session, which the page's cookies open. */
+  watch(session: string): WebSocket {
+    const url = URLExt.join(this.settings.wsUrl, 'swarm/api/sessions', session, 'watch');
+    return new this.settings.WebSocket(url);
+  }
+
+  private async _json<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const init = body === undefined ? { method } : { method, body: JSON.stringify(body) };
+    return (await (await this._fetch(path, init)).json()) as T;
+  }
+
+  private async _fetch(path: string, init: RequestInit): Promise<Response> {
+    const url = URLExt.join(this.settings.baseUrl, 'swarm/api', path);
+    const response = await ServerConnection.makeRequest(url, init, this.settings);
+    if (!response.ok) {
+      throw await refusal(response);
+    }
+    return response;
+  }
+}
+
+async function refusal(response: Response): Promise<SwarmError> {
+  try {
+    const { what, why, todo } = (await response.json()) as Record<string, string | undefined>;
+    return new SwarmError(response.status, what || response.statusText, why, todo);
+  } catch {
+    return new SwarmError(response.status, response.statusText || `The server answered ${response.status}.`);
+  }
+}

@@ -1,0 +1,131 @@
+// Who is there: device, speed, share, state and the reason for waiting; and what the owner can do about it.
+
+import * as React from 'react';
+
+import type { IPeer, PeerAction } from './api.js';
+import { percent, speed } from './format.js';
+import type { IChosen } from './model.js';
+import { IContext } from './panel-parts.js';
+import { agreed } from './panel-status.js';
+import { isSlowed, openPeerMenu } from './peer-menu.js';
+
+/** More are found by their names. */
+const MANY = 12;
+
+export function Peers({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element {
+  const { trans } = context;
+  const [wanted, setWanted] = React.useState('');
+  const peers = chosen.status?.peers ?? [];
+  const shown = wanted ? peers.filter(peer => nameOf(peer).toLowerCase().includes(wanted.toLowerCase())) : peers;
+  if (!peers.length) {
+    return <p className="swarm-quiet">{trans.__('Nobody is connected.')}</p>;
+  }
+  return (
+    <>
+      {peers.length > MANY ? (
+        <input
+          className="swarm-input"
+          type="search"
+          placeholder={trans.__('Find a name')}
+          aria-label={trans.__('Find a peer by its name')}
+          value={wanted}
+          onChange={event => setWanted(event.target.value)}
+        />
+      ) : null}
+      <ul className="swarm-peers" aria-label={trans.__('Peers')}>
+        {shown.map(peer => (
+          <Peer key={peer.id} peer={peer} session={chosen.session} context={context} />
+        ))}
+      </ul>
+      {shown.length ? null : <p className="swarm-quiet">{trans.__('Nobody here is called so.')}</p>}
+    </>
+  );
+}
+
+interface IPeerProps {
+  readonly peer: IPeer;
+  readonly session: string;
+  readonly context: IContext;
+}
+
+const Peer = React.memo(
+  function Peer({ peer, session, context }: IPeerProps): JSX.Element {
+    const { trans } = context;
+    const name = nameOf(peer);
+    const notes = [
+      isSlowed(peer) ? trans.__('gets %1 of its work', percent(peer.slowed!)) : '',
+      peer.muted ? trans.__('name hidden') : ''
+    ].filter(Boolean);
+    const open = (event: React.MouseEvent<HTMLButtonElement>): void =>
+      openPeerMenu(peer, event.currentTarget, (action, share) => actOn(peer, session, context, action, share), trans);
+    return (
+      <li className="swarm-peer">
+        <span className="swarm-name">{name}</span>
+        <span className="swarm-state" data-state={stateOf(peer)}>
+          <span className="swarm-dot" aria-hidden="true" />
+          <strong>{peer.state}</strong>
+        </span>
+        <button
+          type="button"
+          className="swarm-button swarm-menu"
+          aria-haspopup="menu"
+          aria-expanded="false"
+          aria-label={trans.__('Actions for %1', name)}
+          title={trans.__('Pause, slow down, hide the name, remove')}
+          onClick={open}
+        >
+          <span aria-hidden="true">⋯</span>
+        </button>
+        <span className="swarm-why">{[peer.reason, ...notes].filter(Boolean).join(' · ')}</span>
+        <span className="swarm-facts">
+          <span>{peer.device}</span>
+          <span>{speed(peer.speed, trans)}</span>
+          <span>{trans.__('%1 of all', percent(peer.share))}</span>
+        </span>
+        <span className="swarm-share" aria-hidden="true">
+          <span style={{ width: `${100 * peer.share}%` }} />
+        </span>
+      </li>
+    );
+  },
+  (before, after) =>
+    before.session === after.session && before.context === after.context && looksOf(before.peer) === looksOf(after.peer)
+);
+
+function looksOf(peer: IPeer): string {
+  const { name, device, state, reason, muted, paused_by, slowed } = peer;
+  const rounded = [peer.speed.toPrecision(3), peer.share.toFixed(2)];
+  return JSON.stringify([name, device, state, reason, muted, paused_by, slowed, rounded]);
+}
+
+function nameOf(peer: IPeer): string {
+  return peer.name || peer.id;
+}
+
+/** How a peer's state is coloured. */
+function stateOf({ state }: IPeer): string {
+  return ['training', 'uploading', 'contributing'].includes(state) ? 'training' : state;
+}
+
+function actOn(peer: IPeer, session: string, context: IContext, action: PeerAction, share?: number): void {
+  const { model, trans, act, say } = context;
+  const name = nameOf(peer);
+  act(async () => {
+    const body = trans.__('Its connection is closed, and it cannot come back by itself. What it has contributed stays.');
+    if (action === 'remove' && !(await agreed(trans.__('Remove %1?', name), body, trans.__('Remove'), trans))) {
+      return;
+    }
+    await model.api.actOnPeer(session, peer.id, action, share);
+    await model.readStatus();
+    say(
+      {
+        pause: trans.__('%1 is paused.', name),
+        resume: trans.__('%1 goes on.', name),
+        slow: trans.__('%1 gets %2 of its work.', name, percent(share ?? 1)),
+        mute: trans.__('The name of %1 is hidden.', name),
+        unmute: trans.__('The name of %1 is shown.', name),
+        remove: trans.__('%1 was removed.', name)
+      }[action]
+    );
+  });
+}

@@ -1,0 +1,169 @@
+// What the session does, in large, and why; the buttons that steer it.
+
+import { Dialog, showDialog } from '@jupyterlab/apputils';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import * as React from 'react';
+
+import type { IStatus, SessionAction, SessionState } from './api.js';
+import { metric } from './format.js';
+import { IChosen, isRunning } from './model.js';
+import { Button, IContext } from './panel-parts.js';
+import { short } from './ticks.js';
+
+const TILES = 2;
+
+export function stateWord(state: SessionState, trans: TranslationBundle): string {
+  return {
+    waiting: trans.__('waiting'),
+    training: trans.__('training'),
+    paused: trans.__('paused'),
+    finished: trans.__('finished')
+  }[state];
+}
+
+export function Status({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element {
+  const { trans } = context;
+  const { status, view } = chosen;
+  const stored = view?.state === 'finished' ? trans.__('finished') : (view?.state ?? '');
+  return (
+    <section className="swarm-status" aria-label={trans.__('Session')}>
+      <h2>
+        {view?.name ?? chosen.session} <span className="swarm-quiet">{chosen.session}</span>
+      </h2>
+      <p className="swarm-state" data-state={status?.state ?? view?.state}>
+        <span className="swarm-dot" aria-hidden="true" />
+        <strong>{status ? stateWord(status.state, trans) : stored}</strong>
+        <Connected chosen={chosen} context={context} />
+      </p>
+      <p className="swarm-reason">{reasonOf(chosen, trans)}</p>
+      {status ? <Progress status={status} trans={trans} /> : null}
+      {status ? <Tiles status={status} trans={trans} /> : null}
+      <Steering chosen={chosen} context={context} />
+    </section>
+  );
+}
+
+function reasonOf({ gone, view, status }: IChosen, trans: TranslationBundle): string {
+  if (gone) {
+    return trans.__('This session was deleted.');
+  }
+  if (view?.problem) {
+    return view.problem;
+  }
+  if (!status) {
+    return view && !isRunning(view)
+      ? trans.__('The session has ended; its curve and checkpoints are kept.')
+      : trans.__('The server is reading what is stored of this session.');
+  }
+  const reason = status.reason.replace(new RegExp(`^${status.state}: `), '');
+  const next = status.next_strategy;
+  const change = next ? trans.__('%1 follows from round %2 on.', next.strategy, next.round) : '';
+  return [reason, change].filter(Boolean).join(' ');
+}
+
+function Connected({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element | null {
+  const { trans } = context;
+  if (!chosen.status || chosen.gone || chosen.status.state === 'finished') {
+    return null;
+  }
+  const text = {
+    connecting: trans.__('connecting …'),
+    live: trans.__('live'),
+    polling: trans.__('read every few seconds'),
+    lost: trans.__('the server does not answer; trying again'),
+    asleep: trans.__('standing by')
+  }[chosen.connection];
+  return <span className={`swarm-connection swarm-mod-${chosen.connection}`}>{text}</span>;
+}
+
+function Progress({ status, trans }: { status: IStatus; trans: TranslationBundle }): JSX.Element | null {
+  if (!status.rounds) {
+    return null;
+  }
+  const label = trans.__('%1 of %2 rounds', status.version, status.rounds);
+  return (
+    <progress className="swarm-progress" value={status.version} max={status.rounds} aria-label={label}>
+      {label}
+    </progress>
+  );
+}
+
+function Tiles({ status, trans }: { status: IStatus; trans: TranslationBundle }): JSX.Element {
+  const speed = status.peers.reduce((sum, peer) => sum + peer.speed, 0);
+  const heldOut = Object.entries(status.metrics).filter(([name]) => name.startsWith('held_out_'));
+  const tiles: [string, string][] = [
+    [trans.__('round'), status.rounds ? `${status.version}\u2009/\u2009${status.rounds}` : String(status.version)],
+    [trans.__('peers'), String(status.peers.length)],
+    [trans.__('samples/s'), speed ? short(speed) : '–']
+  ];
+  if (status.metrics.loss !== undefined) {
+    tiles.push([metric('loss', trans), short(status.metrics.loss)]);
+  }
+  tiles.push(
+    ...heldOut.slice(0, TILES).map(([name, value]): [string, string] => [metric(name, trans), short(value)])
+  );
+  return (
+    <dl className="swarm-tiles">
+      {tiles.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+function Steering({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element {
+  const { model, trans, act, say } = context;
+  const { session, status, view } = chosen;
+  const steer = (action: SessionAction, done: string): void =>
+    act(async () => {
+      await model.api.act(session, action);
+      await model.readStatus();
+      say(done);
+    });
+  const end = (): void =>
+    act(async () => {
+      const body = trans.__('The round under way is finished, then nobody trains any more. The model is kept.');
+      if (await agreed(trans.__('End session %1?', session), body, trans.__('End'), trans)) {
+        steer('stop', trans.__('The session ends after this round.'));
+      }
+    });
+  const remove = (): void =>
+    act(async () => {
+      const body = trans.__('Its history, its checkpoints and its invites are deleted from this server for good.');
+      if (await agreed(trans.__('Delete session %1?', session), body, trans.__('Delete'), trans)) {
+        await model.api.deleteSession(session);
+        await model.refresh();
+        say(trans.__('The session was deleted.'));
+      }
+    });
+  const over = !status || status.state === 'finished';
+  return (
+    <div className="swarm-buttons">
+      {over ? null : status.state === 'paused' ? (
+        <Button
+          kind="accept"
+          text={trans.__('Resume')}
+          title={trans.__('Everybody goes on')}
+          pressed={() => steer('resume', trans.__('The session goes on.'))}
+        />
+      ) : (
+        <Button
+          text={trans.__('Pause')}
+          title={trans.__('Nobody gets any more work until you resume')}
+          pressed={() => steer('pause', trans.__('The session is paused.'))}
+        />
+      )}
+      {over ? null : <Button kind="warn" text={trans.__('End …')} pressed={end} />}
+      {over && view && !chosen.gone ? <Button kind="warn" text={trans.__('Delete …')} pressed={remove} /> : null}
+    </div>
+  );
+}
+
+/** Ask before something that cannot be undone. */
+export async function agreed(title: string, body: string, accept: string, trans: TranslationBundle): Promise<boolean> {
+  const buttons = [Dialog.cancelButton({ label: trans.__('Cancel') }), Dialog.warnButton({ label: accept })];
+  return (await showDialog({ title, body, buttons, defaultButton: 0 })).button.accept;
+}
