@@ -33,6 +33,22 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds after which it ends (default: the recipe's)")
     parser.add_argument("--capacity", type=int, default=0, metavar="N", help="how many people the link lets in")
     parser.add_argument("--hours", type=float, default=0.0, metavar="H", help="how long the link is good")
+    outside = parser.add_mutually_exclusive_group()
+    outside.add_argument("--url", default="", help="address by which others reach the server, for the link")
+    outside.add_argument(
+        "--tunnel",
+        metavar="COMMAND",
+        default="",
+        help="run a tunnel to the server, and take for the link the address that it prints; {port} in it is the "
+        "server's. It ends with this command",
+    )
+    parser.add_argument(
+        "--rehearse",
+        type=int,
+        default=0,
+        metavar="N",
+        help="open nothing that lasts: have N simulated students train, and say whether a class of that size can",
+    )
     parser.set_defaults(run=run)
 
 
@@ -48,17 +64,39 @@ def run(chosen: argparse.Namespace) -> int:
             f"{chosen.server!r} is not the address of a server.", todo="It begins with http:// or https://."
         )
     token = os.environ.get(TOKEN_VARIABLE) or getpass.getpass(f"Token of {chosen.server}: ")
-    from ..peer import api
-
     # Taken apart again before anything is sent: the token travels in a header.
     server = f"{chosen.server.rstrip('/')}/?token={quote(token.strip(), safe='')}"
+    if chosen.rehearse:
+        return _rehearse(chosen, server)
+    if not chosen.tunnel:
+        _host(chosen, server, chosen.url)
+        return 0
+    from ..peer.tunnel import Tunnel
+
+    tunnel = Tunnel.open(chosen.tunnel, chosen.server)
+    _host(chosen, server, tunnel.url)
+    print("\nThe tunnel is open until this command ends (Ctrl-C); then the link leads nowhere.", flush=True)
+    tunnel.wait()
+    return 1
+
+
+def _rehearse(chosen: argparse.Namespace, server: str) -> int:
+    from ..peer.rehearsal import rehearse
+
+    found = rehearse(chosen.recipe, chosen.rehearse, server)
+    print(found)
+    return 0 if found.ok else 1
+
+
+def _host(chosen: argparse.Namespace, server: str, url: str) -> None:
+    from ..peer import api
+
     session = api.host(chosen.recipe, chosen.name, rounds=chosen.rounds, train=False, server=server)
-    invite = session.invite("peer", expires=chosen.hours * 3600, capacity=chosen.capacity)
+    link = session.issue("peer", chosen.hours * 3600, chosen.capacity, url=url)["link"]
     print(f"Session {session.id} is open. To join it, in a terminal:\n")
-    print(f"    jupyter swarm peer '{invite.link}'\n")
+    print(f"    jupyter swarm peer '{link}'\n")
     print("or in a notebook:\n")
-    print(f"    %load_ext jupyter_swarm\n    %swarm join {invite.link}\n")
+    print(f"    %load_ext jupyter_swarm\n    %swarm join {link}\n")
     print(
         f"Everybody is shown the recipe first. Its SHA-256, to agree to it beforehand:\n\n    {session.recipe.sha256}"
     )
-    return 0
