@@ -38,7 +38,7 @@ class SwarmExtension(ExtensionApp):
     public_url = Unicode(
         "",
         help="Base URL by which people elsewhere reach this server, for invite links; e.g. https://lab.example.org/. "
-        "Empty: as the request for the invite came, or as JupyterHub says.",
+        "Empty: as JupyterHub says, or else as your browser has come.",
     ).tag(config=True)
     local_url = Unicode(
         "",
@@ -83,7 +83,9 @@ class SwarmExtension(ExtensionApp):
 
     def initialize_handlers(self) -> None:
         gate = Gate(self.manager, self._owner_secret, FailureLimiter(self.wrong_invites_per_minute))
-        self.handlers.extend(routes(gate, self._invite_base))
+        address = addresses.PublicAddress(self._app, self.public_url)
+        address.watch(self._app.web_app.settings)
+        self.handlers.extend(routes(gate, address))
 
     def current_activity(self) -> dict[str, Any] | None:  # type: ignore[override]
         """The sessions with peers in them, which keep the server from shutting itself down for idleness."""
@@ -121,6 +123,3 @@ class SwarmExtension(ExtensionApp):
         latest = self.manager.last_activity
         if latest:
             self._app.web_app.settings[_ACTIVITY] = latest
-
-    def _invite_base(self, protocol: str, host: str) -> str:
-        return self.public_url.rstrip("/") or addresses.public_url(self._app, protocol, host)

@@ -24,6 +24,7 @@ from tornado.web import HTTPError
 from ..protocol.errors import SwarmError
 from ..protocol.invites import INVITE_HEADER, OWNER_HEADER
 from ..store.rows import StoredInvite
+from .addresses import from_elsewhere
 from .invites import FailureLimiter
 from .manager import SessionManager
 from .refusals import AuthenticationOff, NotInvited, OwnerOnly, RoleRefused, TooManyFailures, status_of
@@ -119,6 +120,9 @@ class Guarded(JupyterHandler):
                 invite = self.manager.invites.check(session, secret)
             except NotInvited as error:
                 raise self._wrong_secret(error) from None
+            outside = self.manager.invites.outside
+            if session not in outside and from_elsewhere(self.request):
+                outside.add(session)
             return Caller(invite.role, invite)
         elif self.current_user is None:
             raise OwnerOnly() if owner_only else NotInvited()

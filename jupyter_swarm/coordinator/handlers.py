@@ -5,17 +5,18 @@ Every decorator says who may call; `routes` is the whole list. Answers are JSON;
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
+from ..protocol.addresses import reach_of
 from ..protocol.invites import Invite, Role, page_of
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, SessionSpec
 from ..protocol.standing import SteerAction
 from ..store.database import Database
 from ..store.rows import Member, StoredInvite
+from .addresses import PublicAddress
 from .blobs import Download, Upload
 from .bodies import ApiHandler
 from .guard import Gate, allows
@@ -36,12 +37,14 @@ class OpenSession(msgspec.Struct, frozen=True):
 
 
 class NewInvite(msgspec.Struct, frozen=True):
-    """Body of `POST sessions/ID/invites`; zeros mean the server's defaults."""
+    """Body of `POST sessions/ID/invites`; zeros mean the server's defaults. `url`: the base URL by which whoever asks
+    reaches this server."""
 
     role: Role = "peer"
     seconds: float = 0.0
     capacity: int = 0
     label: str = ""
+    url: str = ""
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -88,11 +91,12 @@ class OneSession(ApiHandler):
 
 
 class Invites(ApiHandler):
-    """The link with its secret is in the answer to `post` and nowhere else."""
+    """The link with its secret is in the answer to `post` and nowhere else. With it comes from where it can be reached
+    at best, by its looks, and whether anybody has come from another machine so far."""
 
-    def initialize(self, gate: Gate, invite_base: Callable[[str, str], str]) -> None:  # type: ignore[override]
+    def initialize(self, gate: Gate, address: PublicAddress) -> None:  # type: ignore[override]
         super().initialize(gate)
-        self._invite_base = invite_base
+        self._address = address
 
     @allows("owner")
     async def get(self, session: str) -> None:
@@ -102,10 +106,11 @@ class Invites(ApiHandler):
     @allows("owner")
     async def post(self, session: str) -> None:
         body = self.body_as(NewInvite)
+        server = self._address.base(self.request, body.url)
         invite, secret = await self.manager.invites.make(session, body.role, body.seconds, body.capacity, body.label)
-        server = self._invite_base(self.request.protocol, self.request.host)
         link = Invite(server, session, secret, page_of(body.role)).link
-        self.answer({**invite_view(invite), "link": link}, 201)
+        outside = session in self.manager.invites.outside
+        self.answer({**invite_view(invite), "link": link, "reach": reach_of(link), "outside": outside}, 201)
 
 
 class OneInvite(ApiHandler):
@@ -236,8 +241,8 @@ def member_view(member: Member) -> dict[str, Any]:
 Route = tuple[str, type[Any], dict[str, Any]]
 
 
-def routes(gate: Gate, invite_base: Callable[[str, str], str]) -> list[Route]:
-    """All routes of the extension. `invite_base(protocol, host)` is the base URL for links."""
+def routes(gate: Gate, address: PublicAddress) -> list[Route]:
+    """All routes of the extension."""
     shared = {"gate": gate}
     one = f"swarm/api/sessions/{_SESSION}"
     return [
@@ -245,7 +250,7 @@ def routes(gate: Gate, invite_base: Callable[[str, str], str]) -> list[Route]:
         (f"swarm/watch/{_SESSION}/?", WatchPage, shared),
         ("swarm/api/sessions", Sessions, shared),
         (one, OneSession, shared),
-        (f"{one}/invites", Invites, {**shared, "invite_base": invite_base}),
+        (f"{one}/invites", Invites, {**shared, "address": address}),
         (f"{one}/invites/(?P<number>[0-9]{{1,9}})", OneInvite, shared),
         (f"{one}/settings", Settings, shared),
         (f"{one}/strategy", Strategy, shared),

@@ -15,9 +15,13 @@ _MOST_ADDRESSES = 4096
 
 
 class InviteBook:
-    """The invites of all sessions, by the hash of their secrets; and who is connected with which of them."""
+    """The invites of all sessions, by the hash of their secrets; and who is connected with which of them.
+
+    outside: the sessions into which somebody has come from another machine since the server started.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.outside: set[str] = set()
         self._clock = clock
         self._by_hash: dict[str, StoredInvite] = {}
         self._connected: dict[tuple[str, int], list[Callable[[str], None]]] = {}
@@ -28,6 +32,7 @@ class InviteBook:
 
     def drop_session(self, session: str) -> None:
         """Forget a session's invites; their connections are closed."""
+        self.outside.discard(session)
         gone = [invite for invite in self._by_hash.values() if invite.session == session]
         for invite in gone:
             del self._by_hash[invite.secret_hash]

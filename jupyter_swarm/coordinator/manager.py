@@ -276,6 +276,7 @@ class SessionManager:
             "name": stored.spec.name,
             "status": msgspec.to_builtins(runtime.status()) if runtime else None,
             "problem": str(problem) if problem else "",
+            "outside": stored.session in self.invites.outside,
         }
 
     async def _resume(self, storage: Storage, stored: StoredSession) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import msgspec
 
+from ..protocol.addresses import base_of
 from ..protocol.errors import (
     InviteError,
     LinkError,
@@ -29,7 +30,6 @@ from ..protocol.errors import (
 from ..protocol.invites import INVITE_HEADER, OWNER_HEADER, Invite, Role, parse_invite
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, SessionSpec
-from ..protocol.standing import SteerAction
 
 SERVER_VARIABLE = "JUPYTER_SWARM_SERVER"
 OWNER_VARIABLE = "JUPYTER_SWARM_OWNER"
@@ -211,7 +211,7 @@ class Client:
         """pause, resume or stop the whole session."""
         self._ask("POST", f"sessions/{session}/actions", msgspec.json.encode({"action": action}))
 
-    def steer(self, session: str, peer: str, action: SteerAction, share: float) -> None:
+    def steer(self, session: str, peer: str, action: str, share: float) -> None:
         """What the instructor wants of the peer with this id; `share` is what `slow` leaves of its work."""
         body = msgspec.json.encode({"action": action, "share": share})
         self._ask("POST", f"sessions/{session}/peers/{peer}/actions", body)
@@ -320,27 +320,6 @@ class Client:
             yield
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise _unreachable(self.server, error) from None
-
-
-def base_of(address: str) -> str:
-    """The base URL of the Jupyter server at an `address` as it is printed or copied: without token, name and password
-    of a user, /lab and /tree.
-
-    Raises `LinkError` if it is not an address.
-    """
-    try:
-        parts = urlsplit(address)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise LinkError(
-            "This is not the address of a server.",
-            "It does not begin with http:// or https://, or what follows is no address.",
-            "Pass the address that Jupyter prints when it starts.",
-        )
-    path = parts.path.rstrip("/").removesuffix("/lab").removesuffix("/tree")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
 
 
 def _unreachable(server: str, error: Exception) -> LinkError:

@@ -22,10 +22,11 @@ from typing import Any
 from websockets.uri import WebSocketURI, parse_uri
 
 from ..link.opening import find_proxy, open_websocket
+from ..protocol.addresses import base_of
 from ..protocol.errors import InviteError, LinkError, SwarmError
 from ..protocol.invites import parse_invite
 from ..protocol.rules import SessionSpec
-from .client import Client, base_of
+from .client import Client
 from .diagnosis import Diagnosis, Step
 from .echo import ECHO_SECONDS, Speed, be_refused, estimate, measure
 

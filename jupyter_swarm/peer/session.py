@@ -234,7 +234,7 @@ class Session:
         """Everybody gets work again."""
         self._client.act(self.id, "resume")
 
-    def steer(self, peer: str, action: SteerAction, share: float = 0.5) -> None:
+    def steer(self, peer: str, action: str, share: float = 0.5) -> None:
         """pause, resume, slow, mute, unmute or remove one peer, by its id or its name as it is shown.
 
         pause: it gets no work until you resume it. slow: at most `share` of what its speed would give it, until that is

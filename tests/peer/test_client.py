@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from jupyter_swarm.peer.client import Client, base_of
+from jupyter_swarm.peer.client import Client
 from jupyter_swarm.protocol.errors import LinkError, VersionMismatch
 
 from .web import SPEC, answering, described, serving
@@ -57,19 +57,6 @@ def test_a_proxy_that_cannot_be_used_is_said(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(LinkError, match="nothing can be asked") as refused:
         Client("http://swarm.invalid", {}).spec("toy-1")
     assert "ALL_PROXY" in refused.value.todo
-
-
-@pytest.mark.parametrize(
-    "printed", ["http://host:8888/user/ann/lab?token=abc", "http://host:8888/user/ann/", "http://me:key@host:8888/user/ann"]
-)  # fmt: skip
-def test_the_address_that_jupyter_prints_leads_to_its_server(printed: str) -> None:
-    assert base_of(printed) == "http://host:8888/user/ann"
-
-
-@pytest.mark.parametrize("text", ["localhost:8888", "http://[::1", "ftp://host/", "http://", "http://host:0/"])
-def test_what_is_no_address_is_said(text: str) -> None:
-    with pytest.raises(LinkError, match="not the address of a server"):
-        Client.of_owner(text)
 
 
 def test_a_kernel_of_the_server_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:

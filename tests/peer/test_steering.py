@@ -134,7 +134,7 @@ def test_a_kernel_that_is_steered_knows_why_and_stays_out_once_it_is_removed(ser
     version = joined.status().version
     assert joined._record.wait_for(lambda status: status.version > version, 60)
     with pytest.raises(SettingError, match="unmute, remove"):
-        hosted.steer("Ann", "praise")  # type: ignore[arg-type]
+        hosted.steer("Ann", "praise")
     hosted.steer("Ann", "remove")
     assert joined._record.wait_for(lambda status: status.state == "failed", 60)
     with pytest.raises(SessionError, match="You were removed"):
