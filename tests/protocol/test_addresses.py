@@ -67,4 +67,4 @@ def test_the_address_that_jupyter_prints_leads_to_its_server(printed: str) -> No
 @pytest.mark.parametrize("text", ["localhost:8888", "http://[::1", "ftp://host/", "http://", "http://host:0/"])
 def test_what_is_no_address_is_said(text: str) -> None:
     with pytest.raises(LinkError, match="not the address of a server"):
-        Client.of_owner(text)
+        base_of(text)
