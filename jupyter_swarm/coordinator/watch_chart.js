@@ -1,7 +1,7 @@
 "use strict";
 /** The curve: `chart.draw(svg, training, heldOut)`. Both are lists of [round, loss] in the order of rounds. */
 const chart = (() => {
-  const MOST = 200; // points of a line; more are thinned to means, with their range behind
+  const MOST = 120; // points of a line; more are thinned to means, with their range behind
   const LOG_RATIO = 30;
   const DOTS = 40;
 
@@ -93,8 +93,8 @@ const chart = (() => {
       );
     }
     svg.append(make("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
-    const wanted = ticks(span.first, span.last, Math.max(2, (right - left) / (7 * em)));
-    for (const round of wanted.filter((one) => Number.isInteger(one) && atX(one) < right - 5 * em))
+    const wanted = ticks(span.first, span.last, Math.max(2, (right - left) / (5.5 * em)));
+    for (const round of wanted.filter((one) => Number.isInteger(one) && atX(one) < right - 4.2 * em))
       svg.append(make("text", { x: atX(round), y: height - 0.35 * em, "text-anchor": "middle" }, plain(round)));
     svg.append(make("text", { x: right, y: height - 0.35 * em, "text-anchor": "end", class: "quiet-text" }, "round"));
     if (trainingPoints.length > MOST) {

@@ -21,7 +21,7 @@ const view = (() => {
     value < 1000
       ? String(Number(value.toPrecision(3)))
       : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
-  const digits = (value) => (value === undefined || value === null ? "–" : value.toPrecision(4));
+  const digits = (value) => (value === undefined || value === null ? "–" : value.toPrecision(value < 0.1 ? 3 : 4));
   function bytes(value) {
     const step = value < 1e3 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
     const scaled = value / 1e3 ** step;
@@ -58,8 +58,8 @@ const view = (() => {
   }
 
   /** The server's states begin their reasons with themselves, which the word above says already. */
-  const reasonOf = (status) =>
-    status.reason.startsWith(`${status.state}: `) ? status.reason.slice(status.state.length + 2) : status.reason;
+  const reasonOf = ({ state, reason }) =>
+    reason.startsWith(state) ? reason.slice(state.length).replace(/^:? /, "") : reason;
 
   function note(text) {
     part("note").hidden = !text;
@@ -139,7 +139,7 @@ const view = (() => {
         list.push([`held-out ${name.slice(9).replaceAll("_", " ")}`, digits(value), ""]);
     if (over) list.push(["samples", short(now.samples_done), shown.took && `in ${shown.took}`]);
     else list.push(["samples a second", fast ? short(fast.samples) : "…", `${short(now.samples_done)} in all`]);
-    if (total) list.push(["moved by these peers", bytes(total), !over && fast ? `${bytes(fast.bytes)} a second` : ""]);
+    if (total) list.push(["data moved", bytes(total), !over && fast ? `${bytes(fast.bytes)} a second` : ""]);
     const place = part("tiles");
     while (place.children.length > list.length) place.lastChild.remove();
     list.forEach(([label, value, aside, key], number) => {
@@ -152,6 +152,7 @@ const view = (() => {
       put(term.lastChild, label);
       put(said[0], value);
       put(said[1], aside || "");
+      said[1].hidden = !aside;
     });
   }
 
@@ -169,17 +170,17 @@ const view = (() => {
     const states = new Map();
     for (const peer of list) states.set(peer.state, (states.get(peer.state) ?? 0) + 1);
     const said = [...states].sort((one, other) => other[1] - one[1]).map(([word, number]) => `${number} ${word}`);
-    put(part("crowd"), [count(list.length), ...(list.length > 1 ? [said.join(", ")] : [])].join(": "));
+    put(part("crowd"), said.length > 1 ? `${count(list.length)}: ${said.join(", ")}` : said.join("") || "nobody yet");
     part("peers").classList.toggle("crowded", list.length > CROWD);
     const rows = part("peer-rows");
     while (rows.children.length > list.length) rows.lastChild.remove();
     list.forEach((peer, number) => {
       const [name, share, doing] = (rows.children[number] ?? rows.appendChild(rowOf())).children;
       put(name, peer.name || peer.id);
-      share.hidden = peer.share === undefined;
       const percent = Math.round(100 * (peer.share ?? 0));
+      share.firstChild.hidden = peer.share === undefined;
       share.firstChild.firstChild.style.width = `${percent}%`;
-      put(share.lastChild, `${percent} %`);
+      put(share.lastChild, peer.share === undefined ? "" : `${percent} %`);
       put(doing.firstChild, peer.state);
       put(doing.lastChild, whyOf(peer));
     });

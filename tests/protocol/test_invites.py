@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_swarm.protocol.errors import InviteError
-from jupyter_swarm.protocol.invites import Invite, hash_secret, is_secret, new_secret, parse_invite
+from jupyter_swarm.protocol.invites import (
+    Invite,
+    hash_secret,
+    is_secret,
+    new_secret,
+    page_of,
+    parse_invite,
+    parse_invite_to_join,
+)
 
 SECRET = new_secret()
 LINK = Invite("https://hub.example.org:8443/user/ann", "cs101-7f3a", SECRET).link
@@ -17,14 +25,24 @@ servers = st.builds(
     "{}://{}{}".format,
     st.sampled_from(["http", "https"]),
     st.sampled_from(["localhost:8888", "10.0.0.7", "[::1]:8888", "hub.example.org", "xn--bcher-kva.example"]),
-    st.sampled_from(["", "/user/ann", "/hub/swarm/join/x", "/user/ann%40uni.edu"]),
+    st.sampled_from(["", "/user/ann", "/hub/swarm/join/x", "/swarm/watch/x", "/user/ann%40uni.edu"]),
 )
 
 
-@given(servers, sessions)
-def test_an_invite_is_read_as_it_was_written(server, session):
-    invite = Invite(server, session, SECRET)
+@given(servers, sessions, st.sampled_from(["join", "watch"]))
+def test_an_invite_is_read_as_it_was_written(server, session, page):
+    invite = Invite(server, session, SECRET, page)
     assert parse_invite(invite.link) == invite
+
+
+@given(servers, sessions)
+def test_a_link_for_watching_is_none_for_joining(server, session):
+    joining = Invite(server, session, SECRET, page_of("peer"))
+    assert parse_invite_to_join(f" {joining.link}\n") == joining
+    with pytest.raises(InviteError, match="lets you watch") as caught:
+        parse_invite_to_join(Invite(server, session, SECRET, page_of("viewer")).link)
+    assert "ask whoever runs the session for a peer's invite" in caught.value.todo
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
