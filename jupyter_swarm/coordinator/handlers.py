@@ -24,6 +24,7 @@ from .html_pages import JoinPage, WatchPage
 from .pages import event_page, metric_page, record_page
 from .peer_socket import PeerSocket
 from .watch import WatchSocket
+from .wheel import Wheel
 
 _SESSION = r"(?P<session>[a-z0-9][a-z0-9-]{0,63})"
 _SHA256 = r"(?P<sha256>[0-9a-f]{64})"
@@ -248,6 +249,7 @@ def routes(gate: Gate, address: PublicAddress) -> list[Route]:
     return [
         (f"swarm/join/{_SESSION}/?", JoinPage, shared),
         (f"swarm/watch/{_SESSION}/?", WatchPage, shared),
+        (r"swarm/wheel/(?P<name>[\w.+-]{1,200})", Wheel, shared),
         ("swarm/api/sessions", Sessions, shared),
         (one, OneSession, shared),
         (f"{one}/invites", Invites, {**shared, "address": address}),

@@ -17,6 +17,7 @@ MEMBERS = STEER | {"peer", "viewer", "holder"}
 TABLE = {
     ("swarm/join/SESSION/?", "GET"): {"anyone"},
     ("swarm/watch/SESSION/?", "GET"): {"anyone"},
+    ("swarm/wheel/NAME", "GET"): {"anyone"},
     ("swarm/api/sessions", "GET"): OWNER,
     ("swarm/api/sessions", "POST"): OWNER,
     ("swarm/api/blobs/SHA256", "PUT"): OWNER,
