@@ -12,12 +12,16 @@ from IPython.core.magic_arguments import argument, kwds, magic_arguments
 
 from ..peer import api
 from ..peer.checkpoints import open_checkpoint
+from ..peer.client import Client
 from ..peer.doctor import doctor as examine
 from ..peer.recipe import Recipe, load_recipe
+from ..peer.rehearsal import rehearse
 from ..peer.source import with_constants
 from ..peer.steering import ALIASES
+from ..peer.tunnel import Tunnel
 from ..protocol.errors import SettingError, SwarmError
 from . import views
+from .machine import device_text
 from .views import Notebook
 
 Function = Callable[[Notebook, Namespace], Any]
@@ -51,7 +55,10 @@ def _group(*arguments: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 _waiting = argument("--wait", action="store_true", help="show progress until the session has finished")
-_theme = argument("--theme", choices=("light", "dark"), default="light", help="colours of the curve (default: light)")
+_theme = argument(
+    "--theme", choices=("auto", "light", "dark"), default="auto", help="colours of the curve (default: the page's)"
+)
+_url = argument("--url", default="", help="the address by which others reach this server, for the invite's link")
 _here = _group(
     argument("--name", default="", help="how others see this kernel"),
     argument("--device", default="", help="where it computes, as torch spells it (default: an accelerator if any)"),
@@ -68,6 +75,9 @@ _settings = argument("settings", nargs="*", metavar="NAME=VALUE", help="lr=3e-4 
     argument("--start", metavar="FOLDER", help="begin with the parameters of a checkpoint in this folder"),
     argument("--server", help="another server: its URL with ?token=…"),
     argument("--no-train", action="store_true", help="host only; this kernel does not train"),
+    argument("--rehearse", type=int, metavar="N", help="open nothing: N simulated students try it out, then a verdict"),
+    _url,
+    argument("--tunnel", metavar="COMMAND", help="open a tunnel; {port} in the command is the server's"),
     _waiting,
     _theme,
 )
@@ -80,6 +90,10 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
     recipe = _recipe_with(arguments.recipe or notebook.recipe or "digits", values)
     if options := values.keys() & _OPTIONS:
         raise SettingError(f"{min(options)} is not a setting.", todo="See %swarm host -h for the options.")
+    if arguments.rehearse:
+        values.pop("rounds", None)  # it ends by itself
+        return rehearse(recipe, arguments.rehearse, arguments.server, **values)
+    tunnel = Tunnel.open(arguments.tunnel, Client.of_owner(arguments.server).server) if arguments.tunnel else None
     start = open_checkpoint(arguments.start) if arguments.start else None
     session = api.host(
         recipe,
@@ -91,13 +105,26 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
         **values,
     )
     notebook.shell.push({"session": session})
-    views.show_invite(session)
-    views.show_panel(notebook, session, arguments.theme, arguments.wait)
+    card = views.show_invite(session, url=tunnel.url if tunnel else arguments.url)
+    views.show_panel(notebook, session, arguments.theme, arguments.wait, card)
     return session
 
 
 @command(
-    argument("link", help="the invite link"),
+    argument("--role", choices=("peer", "viewer", "instructor"), default="peer", help="what it lets others do"),
+    argument("--hours", type=float, default=0.0, help="until it expires (default: the server's)"),
+    _url,
+)
+def invite(notebook: Notebook, arguments: Namespace) -> None:
+    """Show a new invite to the session: link, QR code, a cell for Colab."""
+    session = api.current()
+    card = views.show_invite(session, arguments.role, arguments.hours * 3600.0, arguments.url)
+    if notebook.panel is not None and notebook.panel.session is session:
+        notebook.panel.invite = card
+
+
+@command(
+    argument("link", nargs="?", default="", help="the invite link (default: it is asked for)"),
     _here,
     argument("--agree", metavar="HASH", help="the hash of the recipe, agreed to beforehand"),
     argument("--data", metavar="VARIABLE", help="a variable with Data of your own, which stays with you"),
@@ -108,15 +135,19 @@ def join(notebook: Notebook, arguments: Namespace) -> Any:
     """Join a session by its invite link; its recipe is shown first."""
     options = {"device": arguments.device, "data": _variable(notebook, arguments.data)}
 
-    def enter(agree: str | None) -> api.Session:
-        session = api.join(arguments.link, arguments.name, agree=agree, **options)
+    def enter(link: str, name: str, agree: str | None) -> api.Session:
+        session = api.join(link, name, agree=agree, **options)
         notebook.shell.push({"session": session})
         return session
 
+    link, name = arguments.link, arguments.name
     if arguments.agree is None and not arguments.wait and views.asks_by_widget():
-        views.show_consent(notebook, arguments.link, enter, arguments.theme)
+        views.show_join(notebook, link, name, arguments.device, enter, arguments.theme)
         return None
-    session = enter(arguments.agree)
+    if not link:
+        link, name = views.ask_link(name)
+    print(f"This kernel would compute on {device_text(arguments.device)}.")
+    session = enter(link, name, arguments.agree)
     views.show_panel(notebook, session, arguments.theme, arguments.wait)
     return session
 

@@ -1,67 +1,165 @@
-"""The card by which a person sees a recipe and says yes before it runs: the widget's form of `input()`."""
+"""How somebody joins by widgets: a field for the link, then the card by which a person sees a recipe and says yes
+before it runs, which is the widget's form of `input()`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import ipywidgets as widgets
 
 from ..peer.offer import Offer
 from ..peer.source import readable
 from ..protocol.errors import SwarmError
+from ..protocol.invites import parse_invite_to_join
 from . import html
 from .frontend import Display
-from .panel import Panel, button, view_of
+from .machine import device_text
+from .panel import Panel
+from .parts import Said, apart, button, error_text, labelled, put, row, view_of
 
 _WARNING = "It runs in this kernel, with all your rights: your files, your network. Nothing has run yet."
+_AGAIN = "Shown while this kernel runs; run the cell again to be asked again."
+_HINT = {"text/html": html.quiet(_AGAIN), "text/plain": _AGAIN}
 
 
 class JoinCard:
     """Shows what an invite offers, with the buttons Join and No; after a yes the session's panel takes its place.
 
-    join: called with the recipe's hash, in the kernel's main thread; the panel that it returns is started here.
+    join: called with the recipe's hash and the name that was chosen, in the kernel's main thread; the panel that it
+    returns is started here. device: what is to compute, as torch spells it. In another card's `display` it takes its
+    place.
     """
 
-    def __init__(self, offer: Offer, join: Callable[[str], Panel]) -> None:
+    def __init__(
+        self,
+        offer: Offer,
+        join: Callable[[str, str], Panel],
+        name: str = "",
+        device: str = "",
+        display: Display | None = None,
+    ) -> None:
         self.offer = offer
-        self.display = Display()
+        self.display = display or Display()
         self._join = join
         self.text = widgets.HTML(html.code(readable(offer.source)))
-        self.facts = widgets.HTML(html.facts(offer.facts()))
-        self.said = widgets.HTML(html.lines(_WARNING))
-        self.yes = button("Join", "check", "Run this recipe here and train", self._agree)
-        self.no = button("No", "times", "Do not run it", self._decline)
-        self.yes.button_style = "primary"
-        buttons = widgets.HBox([self.yes, self.no])
-        self.box = widgets.VBox([self.text, self.facts, self.said, buttons])
+        self.facts = widgets.HTML(html.facts([*offer.facts(), ("it would compute on", device_text(device))]))
+        self.said = Said()
+        self.said(_WARNING)
+        self.name = name_field(name)
+        self.yes = button("Agree and join", "check", "Run this recipe here and train", self._agree, "primary")
+        self.no = button("Decline", "times", "Do not run it", self._decline)
+        self.box = widgets.VBox(
+            [self.text, self.facts, self.said.box, row(self.name, self.yes, self.no)],
+            layout=widgets.Layout(max_width="72em"),
+        )
+
+    @property
+    def heading(self) -> str:
+        """What stands above the card."""
+        return f"You are invited to train {readable(self.offer.name)}"
 
     def show(self) -> None:
         """Display the card, once."""
-        title = f"You are invited to train {readable(self.offer.name)}"
         self.display.show(
-            {"text/html": html.heading(title), "text/plain": title},
+            {"text/html": html.heading(self.heading), "text/plain": self.heading},
             {"text/plain": f"{readable(self.offer.source)}\n{_WARNING}", **view_of(self.box)},
+            _HINT,
         )
 
     def _agree(self) -> None:
-        self.yes.disabled = self.no.disabled = True
-        self.said.value = html.lines("Building the model, loading the data, connecting …")
+        self._wait(True)
+        self.said("Building the model, loading the data, connecting …")
         try:
-            panel = self._join(self.offer.sha256)
+            panel = self._join(self.offer.sha256, self.name.value.strip())
         except (Exception, KeyboardInterrupt) as error:
-            # What a button's callback raises is shown nowhere.
-            known = str(error) if isinstance(error, SwarmError) else f"{type(error).__name__}: {error}"
-            self.said.value = html.lines(f"Not joined. {known}")
-            self.yes.disabled = self.no.disabled = False
+            self.said(f"Not joined. {error_text(error)}")
+            self._wait(False)
             return
         # In the card's place: what a button's callback displays has no cell to go to.
         panel.display = self.display
         self.box.children = (panel.box,)
-        self.display.show(panel.heading())
+        self.display.show(panel.heading(), None, panel.tail())
         panel.start()
 
     def _decline(self) -> None:
-        self.yes.disabled = self.no.disabled = True
-        self.said.value = html.lines(
-            "The recipe was not agreed to, and has not run. Run the cell again to be asked again."
+        self._wait(True)
+        self.said("The recipe was not agreed to, and has not run. Run the cell again to be asked again.")
+
+    def _wait(self, waits: bool) -> None:
+        self.yes.disabled = self.no.disabled = self.name.disabled = waits
+
+
+class LinkField:
+    """Where a link is pasted; the card of what it offers takes its place.
+
+    look: reads an offer without running anything. card: makes the card of it, in a display, from link, offer and name.
+    """
+
+    def __init__(
+        self, look: Callable[[str], Offer], card: Callable[[str, Offer, str, Display], JoinCard], name: str = ""
+    ) -> None:
+        self.display = Display()
+        self._look = look
+        self._card = card
+        self.link = labelled(widgets.Text, "Invite link", "calc(100% - 4px)", placeholder="http…/swarm/join/…#…")
+        self.name = name_field(name)
+        self.said = Said()
+        self.go = button("Show the recipe", "search", "See what you would run; nothing runs yet", self._go, "primary")
+        self.link.observe(self._check, "value")
+        self.go.disabled = True
+        self.box = widgets.VBox(
+            [self.link, row(self.name, self.go), self.said.box], layout=widgets.Layout(max_width="56em")
         )
+
+    def show(self) -> None:
+        """Display the field, once."""
+        title = "Join a session"
+        self.display.show(
+            {"text/html": html.heading(title), "text/plain": title},
+            {"text/plain": "%swarm join LINK joins without a widget.", **view_of(self.box)},
+            _HINT,
+        )
+
+    def _check(self, _: Any) -> None:
+        """Say at once whether the link is whole."""
+        text = self.link.value.strip()
+        self.go.disabled = True
+        if not text:
+            self.said("")
+            return
+        try:
+            invite = parse_invite_to_join(link_in(text))
+        except SwarmError as error:
+            self.said(str(error))
+            return
+        self.go.disabled = False
+        self.said(f"Session {invite.session} on {invite.server}.")
+
+    def _go(self) -> None:
+        link = link_in(self.link.value)
+
+        def work() -> None:
+            offer = self._look(link)
+            card = self._card(link, offer, self.name.value.strip(), self.display)
+            # The link is a secret, and what a field holds may be saved with the notebook.
+            self.link.value = ""
+            self.said("")
+            self.display.show({"text/html": html.heading(card.heading), "text/plain": card.heading})
+            self.box.children = (card.box,)
+
+        self.said("Asking the server what it offers …")
+        apart(work, self.said, self.go)
+
+
+def name_field(name: str) -> Any:
+    """Under which name others see this kernel."""
+    field = labelled(widgets.Text, "Your name", "20em", placeholder="as the others shall see it")
+    put(field, name)
+    return field
+
+
+def link_in(text: str) -> str:
+    """The link in what was pasted: a whole line or cell may come with it."""
+    begin = text.find("http", text.find("%swarm join") + 1)
+    return text[begin:] if begin >= 0 else text

@@ -25,6 +25,13 @@ def has_widgets() -> bool:
     return True
 
 
+def saves_widgets() -> bool:
+    """Whether what widgets hold ends up in the saved notebook: in Colab, and where nobody sits in front who could be
+    asked something, as when nbconvert or papermill executes it."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return in_colab() or not getattr(kernel, "_allow_stdin", True)
+
+
 def publish(bundle: dict[str, Any], display_id: str, update: bool = False) -> None:
     """Display a MIME bundle, or replace what was displayed under `display_id`; nothing without an IPython."""
     shell = get_ipython()
@@ -33,16 +40,16 @@ def publish(bundle: dict[str, Any], display_id: str, update: bool = False) -> No
 
 
 class Display:
-    """Two outputs of a cell that can be replaced later: a heading, and below it a view or a picture."""
+    """Outputs of a cell that can be replaced later: a heading, below it a view or a picture, and what belongs to it."""
 
     def __init__(self) -> None:
-        self._ids = (uuid.uuid4().hex, uuid.uuid4().hex)
-        self._shown = False
+        self._ids = tuple(uuid.uuid4().hex for _ in range(3))
+        self._shown = 0
 
-    def show(self, heading: dict[str, Any], view: dict[str, Any] | None = None) -> None:
-        """Display both MIME bundles; from the second time on they replace what was displayed. Without a view the one
-        that is there stays."""
-        for bundle, display_id in zip((heading, view), self._ids, strict=True):
+    def show(self, *bundles: dict[str, Any] | None) -> None:
+        """Display MIME bundles below each other; from the second time on they replace what was displayed. For None,
+        what is there stays."""
+        for place, (bundle, display_id) in enumerate(zip(bundles, self._ids, strict=False)):
             if bundle is not None:
-                publish(bundle, display_id, update=self._shown)
-        self._shown = True
+                publish(bundle, display_id, update=place < self._shown)
+        self._shown = max(self._shown, len(bundles))

@@ -5,6 +5,7 @@ Whatever came from somebody else (names, recipes, reasons) is escaped here and n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -13,6 +14,8 @@ from pygments.lexers.python import PythonLexer
 from pygments.token import Comment, Keyword, Name, Number, String
 
 from ..peer.checkpoints import Checkpoint
+from ..peer.comparing import Comparison
+from ..peer.progress import bytes_text
 from ..peer.record import Status
 
 _LINE = "var(--jp-border-color2, rgba(128, 128, 128, .5))"
@@ -45,6 +48,16 @@ def lines(text: str) -> str:
     return f'<div style="white-space:pre-wrap;line-height:1.45">{escape(text)}</div>'
 
 
+def quiet(text: str) -> str:
+    """A remark that need not be read."""
+    return f'<div style="opacity:.7;font-size:.9em;line-height:1.45">{escape(text)}</div>'
+
+
+def said(text: str) -> str:
+    """What a panel answers: the same, and a screen reader reads it out."""
+    return f'<div role="status" aria-live="polite">{lines(text)}</div>'
+
+
 def heading(text: str, aside: str = "") -> str:
     """A line that can be read from the back of the room."""
     quiet = f' <span style="opacity:.75">{escape(aside)}</span>' if aside else ""
@@ -55,20 +68,24 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Name and value, one pair a line."""
     rows = "".join(
         f'<tr style="background:transparent"><td style="opacity:.75;padding:.1em 1em .1em 0;text-align:left;'
-        f'vertical-align:top">{escape(name)}</td><td style="text-align:left;overflow-wrap:anywhere">{escape(value)}'
-        "</td></tr>"
+        f'vertical-align:top;white-space:nowrap">{escape(name)}</td>'
+        f'<td style="text-align:left;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for name, value in pairs
     )
     return f'<table style="border-collapse:collapse;line-height:1.45;margin:.3em 0">{rows}</table>'
 
 
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table; the first column is text, the others are numbers or short words."""
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], label: str) -> str:
+    """A table; the first column and the last are text, the others are numbers or short words. A long one scrolls, with
+    the keyboard, too."""
 
     def cell(tag: str, text: str, number: int) -> str:
-        side = "left" if number == 0 or number == len(head) - 1 else "right"
-        style = f"text-align:{side};padding:.2em .9em .2em 0;border-bottom:1px solid {_LINE};white-space:nowrap"
-        return f'<{tag} style="{style}">{escape(text)}</{tag}>'
+        last = number == len(head) - 1
+        style = f"padding:.2em .9em .2em 0;border-bottom:1px solid {_LINE};vertical-align:top;"
+        style += f"text-align:{'left' if last or not number else 'right'};"
+        style += "white-space:normal;min-width:16em" if last else "white-space:nowrap"
+        scope = ' scope="col"' if tag == "th" else ""
+        return f'<{tag}{scope} style="{style}">{escape(text)}</{tag}>'
 
     titles = "".join(cell("th", text, number) for number, text in enumerate(head))
     body = "".join(
@@ -76,7 +93,8 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
         for row in rows
     )
     return (
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;line-height:1.4">'
+        f'<div tabindex="0" role="region" aria-label="{escape(label)}" style="overflow:auto;max-height:20em">'
+        '<table style="border-collapse:collapse;line-height:1.4">'
         f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -84,6 +102,9 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def status(now: Status) -> str:
     """What is going on, in large; and, when nothing moves, why."""
     first, _, rest = now.reason.partition("\n")
+    own = f"this kernel computes on {now.device}" if now.device else ""
+    if own and now.samples_here and now.samples_done:
+        own += f", {100 * now.samples_here / max(now.samples_done, now.samples_here):.0f} % of all samples so far"
     numbers = now.line().removesuffix(f"{now.state}: {first}" if first else now.state).split("  ")
     notes = "".join(f"<div>{escape(note)}</div>" for note in now.notes[-2:])
     return (
@@ -91,8 +112,9 @@ def status(now: Status) -> str:
         + f'<div style="font-size:1.1em;line-height:1.45"><b>{escape(now.state)}</b>'
         + (f": {escape(first)}" if first else "")
         + (f'<div style="white-space:pre-wrap">{escape(rest)}</div>' if rest else "")
-        + (f'<div style="opacity:.75">{notes}</div>' if notes else "")
         + "</div>"
+        + (f'<div style="opacity:.75;line-height:1.45">{escape(own)}</div>' if own else "")
+        + (f'<div style="opacity:.75;line-height:1.45">{notes}</div>' if notes else "")
     )
 
 
@@ -102,46 +124,109 @@ def peers(found: Iterable[Mapping[str, Any]]) -> str:
         (
             str(peer["name"] or peer["id"]),
             str(peer["device"]),
-            f"{peer['speed']:.3g}",
+            f"{peer['speed']:,.3g}" if peer["speed"] < 1000 else f"{peer['speed']:,.0f}",
             f"{100 * peer['share']:.0f} %",
-            f"{(peer['bytes_sent'] + peer['bytes_received']) / 1e6:.1f}",
-            ": ".join(filter(None, (str(peer["state"]), str(peer["reason"])))),
+            f"{(peer['bytes_sent'] + peer['bytes_received']) / 1e6:,.1f}",
+            ", ".join([": ".join(filter(None, (str(peer["state"]), str(peer["reason"])))), *_steered(peer)]),
         )
         for peer in found
     ]
     if not rows:
         return lines("Nobody is connected.")
-    return table(("peer", "device", "samples/s", "share", "MB", "state"), rows)
+    return table(("peer", "device", "samples/s", "share", "MB", "state and why"), rows, "who is connected")
+
+
+def _steered(peer: Mapping[str, Any]) -> list[str]:
+    """What an instructor has done to a peer, as far as the server tells."""
+    slowed = float(peer.get("slowed") or 1.0)
+    by = peer.get("paused_by")
+    return [
+        *([f"paused by {by}"] if by and str(by) not in str(peer["reason"]) else []),
+        *([f"slowed to {100 * slowed:.0f} %"] if slowed < 1.0 else []),
+        *(["muted"] if peer.get("muted") else []),
+    ]
 
 
 def checkpoints(found: Iterable[Checkpoint]) -> str:
     """What can be gone back to, the newest first."""
     rows = [
-        (one.name, str(one.version), ", ".join(f"{name} {value:.4g}" for name, value in sorted(one.metrics.items())))
+        (
+            one.name,
+            str(one.version),
+            bytes_text(one.manifest.bytes),
+            time.strftime("%H:%M", time.localtime(one.manifest.created)) if one.manifest.created else "",
+            ", ".join(f"{name} {value:.4g}" for name, value in sorted(one.metrics.items())),
+        )
         for one in reversed(list(found))
     ]
-    return table(("checkpoint", "round", "metrics"), rows) if rows else ""
+    return table(("checkpoint", "round", "size", "saved", "metrics"), rows, "checkpoints") if rows else ""
 
 
-def invite(name: str, link: str, sha256: str, colab: str, qr: str) -> str:
-    """The invite card: link, lines to copy, Colab's cell; `qr` is an SVG of ours, or ''."""
-    run = f"%load_ext jupyter_swarm\n%swarm join {link}"
-    terminal = f"jupyter swarm peer '{link}'"
-    pre = f"{_CODE};{_BOX};white-space:pre-wrap;overflow-wrap:anywhere;user-select:all"
-    return (
-        '<div style="display:flex;gap:1.5em;flex-wrap:wrap;align-items:flex-start;line-height:1.45">'
-        '<div style="flex:1 1 24em;min-width:0">'
-        + heading(f"Session {name} is open.")
-        + f'Others join it in a notebook with<pre tabindex="0" style="{pre}">{escape(run)}</pre>'
-        + f'or in a terminal:<pre tabindex="0" style="{pre}">{escape(terminal)}</pre>'
-        + f'<details><summary style="cursor:pointer">A cell for Colab</summary><pre tabindex="0" style="{pre}">'
-        + f"{escape(colab)}</pre></details>"
-        + f'<div style="opacity:.75">The link is a secret: whoever has it can join. Everybody sees the recipe first; '
-        f"SHA-256 {escape(sha256[:16])}…</div></div>"
-        + (
-            f'<div style="background:#fff;padding:.5em;border-radius:4px" title="{escape(link)}">{qr}</div>'
-            if qr
-            else ""
-        )
-        + "</div>"
+def comparison(found: Comparison) -> str:
+    """Two checkpoints side by side: what was measured of them, then how far apart their tensors are."""
+    measured = [
+        (name, *("-" if value is None else f"{value:,.6g}" for value in pair), "")
+        for name, pair in found.metrics.items()
+    ]
+    apart = [(name, f"{value:.3g}", "") for name, value in [("all tensors", found.total), *found.tensors.items()]]
+    return table(("", *found.names, ""), measured, "measured") + table(
+        ("tensor", "‖a - b‖ / ‖a‖", ""), apart, "how far apart the tensors are"
     )
+
+
+def sample(prompt: str, text: str) -> str:
+    """A text that the model made, its prompt in bold."""
+    begins = f"<b>{escape(prompt)}</b>" if prompt and text.startswith(prompt) else ""
+    rest = escape(text[len(prompt) :] if begins else text)
+    style = f"{_CODE};{_BOX};max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:1.05em"
+    return f'<pre tabindex="0" role="region" aria-label="sample" style="{style}">{begins}{rest}</pre>'
+
+
+def on_white(svg: str, label: str) -> str:
+    """A picture of ours that must be seen on white."""
+    style = "background:#fff;padding:.4em;border-radius:4px;display:inline-block;line-height:0"
+    return f'<div role="img" aria-label="{escape(label)}" style="{style}">{svg}</div>'
+
+
+_COPY = """
+const b=this, f=b.parentNode.querySelector('input,textarea'), t=b.dataset.text || (b.dataset.text = b.textContent);
+const say = s => { b.textContent = s; setTimeout(() => { b.textContent = t; }, 4000); };
+const old = () => { f.focus(); f.select(); return document.execCommand('copy'); };
+const select = () => say(old() ? 'Copied' : 'Selected: press Ctrl+C');
+if (navigator.clipboard) navigator.clipboard.writeText(f.value).then(() => say('Copied'), select); else select();
+"""
+"""A clipboard may be forbidden, or be missing as on pages without TLS: then the older way, which may fail as well, and
+says so. Where no script may run the field is there to be copied from by hand."""
+
+
+def copyable(label: str, text: str, rows: int = 1) -> str:
+    """A field to copy from: it selects all of itself when it is focused, and has a button that copies if it can."""
+    style = (
+        "flex:1 1 18em;min-width:0;box-sizing:border-box;font-family:var(--jp-code-font-family, monospace);"
+        f"font-size:.95em;line-height:1.45;padding:.35em .5em;border:1px solid {_LINE};border-radius:4px;"
+        "background:transparent;color:inherit;resize:vertical"
+    )
+    common = f'readonly spellcheck="false" aria-label="{escape(label)}" onfocus="this.select()" style="{style}"'
+    field = f'<input {common} value="{escape(text)}">'
+    if rows > 1:
+        field = f'<textarea {common} rows="{rows}" wrap="off">{escape(text)}</textarea>'
+    press = (
+        f'<button type="button" class="jupyter-button widget-button" aria-live="polite" title="Copy {escape(label)}" '
+        f'style="width:auto;flex:none;padding:0 .9em" onclick="{escape(_COPY)}">Copy</button>'
+    )
+    return (
+        f'<div style="line-height:1.5"><span style="opacity:.75">{escape(label)}</span>'
+        f'<div style="display:flex;gap:.4em;align-items:flex-start">{field}{press}</div></div>'
+    )
+
+
+CURVE = "swarm-curve"
+_DARK = ", ".join(
+    f"{page} .{CURVE}"
+    for page in (
+        "body[data-jp-theme-light='false']", "html[theme='dark']", "body.vscode-dark", "body.vscode-high-contrast",
+    )
+)  # fmt: skip
+FOLLOW_THEME = f"<style>{_DARK} {{ filter: invert(.92) hue-rotate(180deg) brightness(1.15); }}</style>"
+"""Turns a light curve dark on the dark pages of JupyterLab and Notebook, Colab and VS Code: hues stay, lightness is
+turned round. A kernel does not know the theme, and it may change while a curve is shown."""

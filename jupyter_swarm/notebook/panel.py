@@ -1,8 +1,8 @@
-"""The live view of a session: curve, status, peers, checkpoints, and the buttons that steer it.
+"""The live view of a session: status, curve, the buttons of this kernel, and what one can do with the session.
 
 One `refresh()` reads the session and sets traits; it is called by a timer thread, or by the running cell where a front
-end shows only what that changes. Threads never print. When the session is over the widgets, which need a kernel, give
-way to their last picture, which a saved notebook keeps.
+end shows only what that changes. Threads never print. When the session is over the view, which needs a kernel, gives
+way to its last picture, which a saved notebook keeps; peers, checkpoints and the model stay for as long as the kernel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import ipywidgets as widgets
 
@@ -21,41 +21,45 @@ from ..peer.api import Session
 from ..peer.record import OVER, Status
 from ..protocol.errors import SwarmError
 from . import html
-from .frontend import Display
+from .frontend import Display, saves_widgets
+from .invite import InviteCard
+from .keeping import Checkpoints
+from .parts import Said, button, put, row, show, view_of
+from .peers import Peers
+from .trying import Try
 
-VIEW = "application/vnd.jupyter.widget-view+json"
+PanelTheme = Literal["auto", "light", "dark"]
 _SECONDS = 1.0
 _LISTS_SECONDS = 3.0
 _DRAWING_SHARE = 0.2
 """Of the time at most so much goes into drawing, whatever a picture costs on this machine."""
-_WIDTH, _HEIGHT = 760, 420
-
-
-def view_of(widget: Any) -> dict[str, Any]:
-    """The MIME bundle by which front ends with a kernel show a widget."""
-    return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}}
-
-
-def button(text: str, icon: str, tooltip: str, pressed: Callable[[], object]) -> Any:
-    """A button; `pressed` runs in the kernel's main thread."""
-    made = widgets.Button(description=text, icon=icon, tooltip=tooltip, layout=widgets.Layout(width="auto"))
-    made.on_click(lambda _: pressed())
-    return made
+_WIDTH, _HEIGHT = 760, 560
+_AGAIN = "Live while this kernel runs. If nothing is shown here any more: %swarm watch"
+_WAITS = "While this cell runs, the buttons wait for its end; interrupt it to use them."
 
 
 class Panel:
-    """Widgets for `session`. theme: the curve's. seconds: between two looks, and at least between two drawings.
+    """Widgets for `session`. theme: the curve's; "auto" follows the page's. seconds: between two looks, and at least
+    between two drawings. invite: the card that is kept up to date with the session.
 
     `start()` refreshes in the background, `follow()` in the running cell; a notebook cell that ends with a panel shows
-    it. Further details of the widgets are their own; `box` holds all of them.
+    it. Further details of the widgets are their own; `box` holds all of them, `tools` what stays when it is over.
     """
 
-    def __init__(self, session: Session, theme: ThemeName = "light", seconds: float = _SECONDS) -> None:
+    def __init__(
+        self,
+        session: Session,
+        theme: PanelTheme = "auto",
+        seconds: float = _SECONDS,
+        invite: InviteCard | None = None,
+    ) -> None:
         self.session = session
         self.display = Display()
+        self.invite = invite
         self._seconds = seconds
-        self._figure = CurveFigure(_WIDTH, _HEIGHT, theme)
-        self._drawn = -2
+        drawn: ThemeName = "dark" if theme == "dark" else "light"
+        self._figure = CurveFigure(_WIDTH, _HEIGHT, drawn)
+        self._drawn: tuple[object, ...] = ()
         self._next_drawing = 0.0
         self._next_lists = 0.0
         self._last = Status()
@@ -64,19 +68,29 @@ class Panel:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="swarm-panel", daemon=True)
         wide = widgets.Layout(width="100%", max_width=f"{_WIDTH}px")
-        self.status, self.said, self.peers, self.checkpoints = (widgets.HTML() for _ in range(4))
+        self.style, self.status = widgets.HTML(html.FOLLOW_THEME if theme == "auto" else ""), widgets.HTML()
+        self.said = Said()
         self.rounds = widgets.IntProgress(min=0, max=1, layout=wide)
         self.curve = widgets.Image(format="png", layout=wide)
+        if theme == "auto":
+            self.curve.add_class(html.CURVE)
         self.pause = self._button("Pause", "pause", "This kernel takes no more work", session.pause)
         self.resume = self._button("Resume", "play", "This kernel takes work again", session.resume)
         self.leave = self._button("Leave", "sign-out", "This kernel leaves the session", session.leave)
-        self.keep = self._button("Checkpoint now", "save", "Store the parameters of now", lambda: session.checkpoint())
-        buttons = widgets.HBox(
-            [self.pause, self.resume, self.leave, self.keep], layout=widgets.Layout(flex_flow="row wrap")
-        )
-        self.box = widgets.VBox(
-            [self.status, self.rounds, self.curve, buttons, self.said, self.peers, self.checkpoints]
-        )
+        self.pause_all = self._button("Pause all", "pause", "Nobody gets work until you resume all", session.pause_all)
+        self.resume_all = self._button("Resume all", "play", "Everybody gets work again", session.resume_all)
+        self.end = button("End the session", "stop", "After the round under way it is over for everybody", self._ended)
+        self.for_all = [self.pause_all, self.resume_all, self.end]
+        steers = self._steers()
+        self.peers, self.checkpoints = Peers(session, steers), Checkpoints(session, steers)
+        self.parts: list[Peers | Checkpoints | Try] = [self.peers, self.checkpoints, Try(session)]
+        self.tools = widgets.Tab([part.box for part in self.parts])
+        for place, part in enumerate(self.parts):
+            self.tools.set_title(place, part.title)
+        self.buttons = row(self.pause, self.resume, self.leave, *(self.for_all if steers else []))
+        self.live = widgets.VBox([self.style, self.status, self.rounds, self.curve, self.buttons, self.said.box])
+        self.box = widgets.VBox([self.live, self.tools], layout=widgets.Layout(max_width="72em"))
+        self._ask(False)
         self.refresh()
 
     # --- one look
@@ -88,8 +102,8 @@ class Panel:
             try:
                 self._last = self.session.status()
                 self._show_status()
-                self._show_curve()
                 self._show_lists()
+                self._show_curve()
             except SwarmError as error:
                 problem = str(error)
             except Exception as error:
@@ -97,7 +111,7 @@ class Panel:
                 problem = f"The panel failed: {type(error).__name__}: {error}"
             if problem != self._problem:  # else what a button said stays
                 self._problem = problem
-                self._say(problem)
+                self.said(problem)
             return not self.over
 
     @property
@@ -108,28 +122,30 @@ class Panel:
     def _show_status(self) -> None:
         now = self._last
         done = max(now.version, 0)
-        _set(self.status, html.status(now))
+        put(self.status, html.status(now))
         with self.rounds.hold_sync():
             self.rounds.max = max(now.rounds, done, 1)
             self.rounds.value = done
         # Without an end there is no share of the way.
-        self.rounds.layout.display = "" if now.rounds else "none"
+        show(self.rounds, bool(now.rounds))
         trains = self.session.trains
         for one, useful in (
             (self.pause, trains and now.state != "paused"),
             (self.resume, trains and now.state == "paused"),
             (self.leave, trains),
-            (self.keep, not self.over),
+            *((one, not self.over) for one in self.for_all),
         ):
             one.disabled = not useful
 
     def _show_curve(self) -> None:
         begun = time.monotonic()
+        muted = self.peers.muted
+        shown = (self._last.version, muted)
         # At the end once more: the last evaluation comes after the last round.
-        if not self.over and (self._last.version == self._drawn or begun < self._next_drawing):
+        if not self.over and (shown == self._drawn or begun < self._next_drawing):
             return
-        self.curve.value = self._figure.png(self.session.history())
-        self._drawn = self._last.version
+        self.curve.value = self._figure.png(self.session.history(), muted)
+        self._drawn = shown
         spent = time.monotonic() - begun
         self._next_drawing = begun + max(self._seconds, spent / _DRAWING_SHARE)
 
@@ -137,23 +153,40 @@ class Panel:
         if time.monotonic() < self._next_lists and not self.over:
             return
         self._next_lists = time.monotonic() + _LISTS_SECONDS
-        _set(self.peers, html.peers(self.session.peers()))
-        _set(self.checkpoints, html.checkpoints(self.session.checkpoints()))
+        for part in self.parts:
+            part.refresh()
+        if self.invite is not None:
+            self.invite.refresh()
+
+    def _steers(self) -> bool:
+        try:
+            return self.session.role in ("owner", "instructor")
+        except SwarmError:
+            return False
+
+    # --- the buttons
 
     def _button(self, text: str, icon: str, tooltip: str, act: Callable[[], object]) -> Any:
         def pressed() -> None:
-            try:
-                act()
-                self._say("")
-            except SwarmError as error:
-                self._say(str(error))
+            self.said.trying(act)
             self._next_lists = 0.0
             self.refresh()
 
         return button(text, icon, tooltip, pressed)
 
-    def _say(self, text: str) -> None:
-        _set(self.said, html.lines(text) if text else "")
+    def _ended(self) -> None:
+        """The first press asks, the second does it."""
+        if not self._asked:
+            self._ask(True)
+            return
+        self._ask(False)
+        self.said.trying(self.session.stop)
+        self.refresh()
+
+    def _ask(self, asked: bool) -> None:
+        self._asked = asked
+        self.end.description = "Really end it for everybody?" if asked else "End the session"
+        self.end.button_style = "danger" if asked else ""
 
     # --- again and again
 
@@ -163,9 +196,11 @@ class Panel:
 
     def follow(self) -> None:
         """Refresh in the foreground until the session is over. An interrupt pauses this kernel's training."""
+        self.said(_WAITS)
         try:
             while self.refresh():
                 time.sleep(self._seconds)
+            self.said("")
         except KeyboardInterrupt:
             trains = self.session.trains
             if trains:
@@ -174,7 +209,7 @@ class Panel:
             paused = (
                 "Training on this kernel is paused: %swarm resume goes on." if trains else "Nothing else has stopped."
             )
-            self._say(f"Interrupted; the session lives. {paused}")
+            self.said(f"Interrupted; the session lives. {paused}")
         self.show()
 
     def close(self) -> None:
@@ -191,7 +226,9 @@ class Panel:
 
     def show(self) -> None:
         """Display, or display anew in the same place: the widgets, or their last picture when the session is over."""
-        self.display.show(self.heading(), self._repr_mimebundle_())
+        if self.over and self.invite is not None and self._last.state == "finished":
+            self.invite.close()
+        self.display.show(self.heading(), self._repr_mimebundle_(), self.tail())
 
     def heading(self) -> dict[str, Any]:
         """What stands above the view: the session's name, and at the end what became of it."""
@@ -200,14 +237,13 @@ class Panel:
             return {"text/html": title, "text/plain": self.session.id}
         return {"text/html": title + html.status(self._last), "text/plain": f"{self.session.id}: {self._last}"}
 
+    def tail(self) -> dict[str, Any]:
+        """What stands below it: how to see it again; at the end the tools, which the kernel still serves."""
+        hint = {"text/html": html.quiet(_AGAIN), "text/plain": _AGAIN}
+        return {**hint, **view_of(self.tools)} if self.over and not saves_widgets() else hint
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The view and the picture of now: whoever has no kernel shows the picture."""
         picture = base64.b64encode(self.curve.value).decode()
         static = {"text/plain": self._last.line(), **({"image/png": picture} if picture else {})}
         return static if self.over else {**static, **view_of(self.box)}
-
-
-def _set(widget: Any, value: str) -> None:
-    """Widgets send what they are given, changed or not."""
-    if widget.value != value:
-        widget.value = value

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-import segno
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 from ..peer.api import Session
 from ..peer.checkpoints import Checkpoint
-from ..peer.offer import look
+from ..peer.offer import Offer, look
 from ..peer.recipe import Recipe
+from ..protocol.errors import InviteError
 from . import html
-from .frontend import has_widgets, in_colab
+from .frontend import Display, has_widgets, in_colab
 
 if TYPE_CHECKING:
-    from ..history.themes import ThemeName  # xarray and pandas: %load_ext needs neither
-    from .panel import Panel
+    from .consent import JoinCard
+    from .invite import InviteCard
+    from .panel import Panel, PanelTheme  # which load xarray and pandas: %load_ext needs neither
+
+Enter = Callable[[str, str, "str | None"], Session]
+"""Joins by link, name, and the hash that was agreed to."""
 
 
 class Notebook(Protocol):
@@ -42,19 +46,25 @@ class Shown:
         return self._plain
 
 
-def show_invite(session: Session) -> None:
-    """The invite card."""
-    link, sha256 = session.invite().link, session.recipe.sha256
-    colab = f"%pip install -q jupyter_swarm\n%load_ext jupyter_swarm\n%swarm join {link}"
-    # On white, for phones read no light code on dark.
-    code = segno.make(link, error="m").svg_inline(scale=3, light="white")
-    plain = (
-        f"Session {session.id} is open. Others join it in a notebook with\n\n"
-        f"    %load_ext jupyter_swarm\n    %swarm join {link}\n\n"
-        f"or in a terminal:\n\n    jupyter swarm peer '{link}'\n\n"
-        f"Everybody sees the recipe first; its SHA-256 begins with {sha256[:16]}."
+def show_invite(session: Session, role: str = "peer", seconds: float = 0.0, url: str = "") -> InviteCard | None:
+    """A new invite as a card, or as text in a terminal. seconds: until it expires, 0: the server's default."""
+    if has_widgets():
+        from .invite import InviteCard
+
+        card = InviteCard(session, url)
+        card.issue(role, seconds)
+        card.show()
+        return card
+    issued = session.issue(role, seconds, url=url)  # type: ignore[arg-type]
+    link = issued["link"]
+    ways = f"Others join it in a notebook with\n\n    %load_ext jupyter_swarm\n    %swarm join {link}\n\n"
+    ways += f"or in a terminal:\n\n    jupyter swarm peer '{link}'\n\n"
+    print(
+        f"Session {session.id} is open. "
+        + (f"Others look on in a browser:\n\n    {link}\n\n" if role == "viewer" else ways)
+        + f"Everybody sees the recipe first; its SHA-256 begins with {session.recipe.sha256[:16]}."
     )
-    display(Shown(html.invite(session.id, link, sha256, colab, code), plain))
+    return None
 
 
 def asks_by_widget() -> bool:
@@ -63,20 +73,44 @@ def asks_by_widget() -> bool:
     return has_widgets() and not in_colab()
 
 
-def show_consent(notebook: Notebook, link: str, enter: Callable[[str], Session], theme: ThemeName) -> None:
-    """The card that asks whether to run the recipe."""
-    from .consent import JoinCard
+def ask_link(name: str) -> tuple[str, str]:
+    """The link, and a name unless there is one, where only `input()` can ask. Raises `InviteError`."""
+    try:
+        link = input("Invite link: ")
+        return link, name or input("Your name: ")
+    except (EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise InviteError("Nobody could be asked for the invite link.", str(error), "Pass it: join LINK") from None
 
-    JoinCard(look(link), lambda agree: _panel(notebook, enter(agree), theme)).show()
+
+def show_join(notebook: Notebook, link: str, name: str, device: str, enter: Enter, theme: PanelTheme) -> None:
+    """The card that asks whether to run the recipe; without a link, first a field to paste it."""
+    from .consent import JoinCard, LinkField
+
+    def card(link: str, offer: Offer, name: str, display: Display | None = None) -> JoinCard:
+        def join(agree: str, name: str) -> Panel:
+            return _panel(notebook, enter(link, name, agree), theme)
+
+        return JoinCard(offer, join, name, device, display)
+
+    if link:
+        card(link, look(link), name).show()
+    else:
+        LinkField(look, card, name).show()
 
 
-def show_panel(notebook: Notebook, session: Session, theme: ThemeName, foreground: bool = False) -> None:
+def show_panel(
+    notebook: Notebook,
+    session: Session,
+    theme: PanelTheme,
+    foreground: bool = False,
+    invite: InviteCard | None = None,
+) -> None:
     """The live panel, or, in a terminal, a line of progress if it is to stay in the foreground."""
     if not has_widgets():
         if foreground:
             session.follow()
         return
-    panel = _panel(notebook, session, theme)
+    panel = _panel(notebook, session, theme, invite)
     panel.show()
     if foreground or in_colab():
         panel.follow()
@@ -84,13 +118,15 @@ def show_panel(notebook: Notebook, session: Session, theme: ThemeName, foregroun
         panel.start()
 
 
-def _panel(notebook: Notebook, session: Session, theme: ThemeName) -> Panel:
+def _panel(notebook: Notebook, session: Session, theme: PanelTheme, invite: InviteCard | None = None) -> Panel:
     """A panel, which takes the place of the last one of the same session."""
     from .panel import Panel
 
-    if notebook.panel is not None and notebook.panel.session is session:
-        notebook.panel.close()
-    notebook.panel = Panel(session, theme)
+    old = notebook.panel
+    if old is not None and old.session is session:
+        old.close()
+        invite = invite or old.invite
+    notebook.panel = Panel(session, theme, invite=invite)
     return notebook.panel
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from jupyter_swarm.protocol.invites import Invite, new_secret
 
 from ..peer.classroom import PLAIN
 from ..peer.conftest import Server
+from .played import Kept
 
 Said = Callable[[str], str]
 
@@ -40,7 +40,10 @@ def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
         ("host train=False", "train is not a setting"),
         ("host cs101 --ruonds 3", "Did you mean --rounds?"),
         ("join https://example.org", "not an invite link"),
-        ("join", "usage: %swarm join"),
+        ("join", "Pass it: join LINK"),
+        ("join http://a:8888/swarm/watch/x#y", "The invite link is not complete"),
+        ("invite", "in no session"),
+        ("invite --role king", "invalid choice"),
         ("join http://a/swarm/join/x#y --data nothing", "no variable 'nothing'"),
         ("status", "in no session"),
         ("pause", "in no session"),
@@ -129,12 +132,9 @@ def test_a_line_is_one_call_of_the_api(said: Said, session: Recording, line: str
 
 def test_checkpoints_are_chosen_by_place_or_name(said: Said, session: Recording) -> None:
     fetched: list[tuple[str, str]] = []
-    found = [
-        SimpleNamespace(
-            name=name, version=3, metrics={}, download=lambda folder, name=name: fetched.append((name, folder))
-        )
-        for name in ("first", "best")
-    ]
+    found = [Kept(name, 1.0) for name in ("first", "best")]
+    for one in found:
+        one.download = lambda folder, name=one.name: fetched.append((name, folder))  # type: ignore[assignment, method-assign, misc]
     session.checkpoints = lambda: found  # type: ignore[method-assign]
     said("%swarm checkpoint --download 2 here")
     said("%swarm checkpoint --download first there")
@@ -213,7 +213,7 @@ def test_host_takes_the_cells_recipe_and_the_settings(
         ("%%swarm ", {"recipe"}, {"host"}),
         ("%swarm host --r", {"--recipe", "--rounds"}, {"--wait"}),
         ("%swarm host --recipe ", {"digits"}, {"--wait"}),
-        ("%swarm watch --theme ", {"light", "dark"}, set()),
+        ("%swarm watch --theme ", {"auto", "light", "dark"}, set()),
         ("%swarm set l", {"lr=", "learning_rate="}, {"steps="}),
         ("%swarm set lr=1 st", {"steps=", "strategy="}, {"seed="}),
         ("%swarm set strategy=", {"strategy=local", "strategy=every_step"}, {"lr="}),

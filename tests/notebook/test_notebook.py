@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,15 @@ def test_a_saved_notebook_shows_the_end_without_a_kernel(
     ]
     outputs = executed(cells, tmp_path, monkeypatch)
     shown = [output for output in outputs[2] if output.output_type == "display_data"]
-    card, heading, picture = (output.data for output in shown)
-    assert "%swarm join http://" in card["text/html"]
-    assert "<svg" in card["text/html"]
+    _, card, heading, picture, tail = (output.data for output in shown)
+    assert "%swarm invite" in card["text/html"]
+    assert VIEW not in tail
     assert "<script>" not in str([one.data.get("text/html") for cell in outputs for one in cell if "data" in one])
     assert "finished" in heading["text/html"]
     assert VIEW not in picture
     assert base64.b64decode(picture["image/png"]).startswith(b"\x89PNG")
     assert "round 4/4" in picture["text/plain"]
     assert (tmp_path / "run.nc").is_file()
+    saved = (tmp_path / "saved.ipynb").read_text()
+    assert "widget-state" in saved
+    assert not re.search(r"/swarm/(join|watch)/[\w-]+#", saved), "whoever gets the notebook gets no invite"

@@ -4,73 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Any
 
-import msgspec
 import pytest
-import xarray as xr
 
-from jupyter_swarm.history import build
 from jupyter_swarm.notebook import html
-from jupyter_swarm.notebook.consent import JoinCard
-from jupyter_swarm.notebook.panel import VIEW, Panel
-from jupyter_swarm.peer.offer import Offer
+from jupyter_swarm.notebook.panel import Panel
+from jupyter_swarm.notebook.parts import VIEW
 from jupyter_swarm.peer.record import Status
-from jupyter_swarm.protocol.errors import LinkError, RecipeError
-from jupyter_swarm.protocol.rules import SGD
-from jupyter_swarm.strategies import EveryStep
+from jupyter_swarm.protocol.errors import LinkError
 
-HOSTILE = "<script>alert('x')</script>"
-PEER = {
-    "id": "peer-1", "name": HOSTILE, "device": "cpu", "state": "computing", "reason": "", "speed": 12.5, "share": 0.5,
-    "bytes_sent": 1_000_000, "bytes_received": 500_000,
-}  # fmt: skip
-
-
-class Recipe:
-    name = HOSTILE
-
-
-class Session:
-    """What a panel asks of a session; a test sets the answers."""
-
-    id = "cs101-7f3a"
-    recipe = Recipe()
-
-    def __init__(self) -> None:
-        self.now = Status(state="training", reason="waiting for Ann", version=3, rounds=10, loss=0.5)
-        self.trains = True
-        self.done: list[str] = []
-        self.drawings = 0
-        self.error: Exception | None = None
-
-    def status(self) -> Status:
-        if self.error is not None:
-            raise self.error
-        return self.now
-
-    def history(self) -> xr.Dataset:
-        self.drawings += 1
-        return build([])
-
-    def peers(self) -> list[dict[str, Any]]:
-        return [PEER]
-
-    def checkpoints(self) -> list[Any]:
-        return []
-
-    def checkpoint(self) -> None:
-        self.done.append("checkpoint")
-
-    def pause(self) -> None:
-        self.done.append("pause")
-        self.now = Status(state="paused", reason="paused here", version=3, rounds=10)
-
-    def resume(self) -> None:
-        self.done.append("resume")
-
-    def leave(self) -> None:
-        raise LinkError("The server is gone.")
+from .played import HOSTILE, PEER, Session
 
 
 @pytest.fixture
@@ -83,7 +26,7 @@ def test_a_look_shows_what_is_and_why(session: Session) -> None:
     assert "waiting for Ann" in panel.status.value
     assert (panel.rounds.value, panel.rounds.max) == (3, 10)
     assert bytes(panel.curve.value).startswith(b"\x89PNG")
-    assert panel.rounds.layout.display == ""
+    assert panel.rounds.layout.display is None
     session.now = Status(state="training", version=4)
     assert panel.refresh()
     assert panel.rounds.layout.display == "none"
@@ -107,36 +50,84 @@ def test_buttons_do_and_say_what_went_wrong(session: Session) -> None:
     assert panel.pause.disabled
     assert not panel.resume.disabled
     panel.resume.click()
-    panel.keep.click()
-    assert session.done == ["pause", "resume", "checkpoint"]
+    panel.pause_all.click()
+    panel.resume_all.click()
+    panel.end.click()
+    assert session.done == ["pause", "resume", "pause all", "resume all"], "the end for everybody is asked for twice"
+    panel.end.click()
+    assert session.done[4:] == ["stop"]
     panel.leave.click()
     panel.refresh()
-    assert "The server is gone." in panel.said.value
+    assert "The server is gone." in panel.said.box.value
 
 
 def test_a_server_that_does_not_answer_is_said_and_the_panel_goes_on(session: Session) -> None:
     panel = Panel(session)  # type: ignore[arg-type]
     session.error = LinkError("The server cannot be reached.")
     assert panel.refresh()
-    assert "cannot be reached" in panel.said.value
+    assert "cannot be reached" in panel.said.box.value
     session.error = ValueError("a bug")
     assert panel.refresh()
-    assert "a bug" in panel.said.value
+    assert "a bug" in panel.said.box.value
     session.error = None
     assert panel.refresh()
-    assert panel.said.value == "", "the server answers again"
+    assert panel.said.box.value == "", "the server answers again"
 
 
 def test_a_host_that_does_not_train_has_no_buttons_for_it(session: Session) -> None:
     session.trains = False
     panel = Panel(session)  # type: ignore[arg-type]
-    assert [one.disabled for one in (panel.pause, panel.resume, panel.leave, panel.keep)] == [True, True, True, False]
+    assert [one.disabled for one in (panel.pause, panel.resume, panel.leave, panel.end)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("role", "steers"), [("owner", True), ("instructor", True), ("peer", False)])
+def test_who_may_not_steer_has_no_buttons_for_it(session: Session, role: str, steers: bool) -> None:
+    session.role = role
+    panel = Panel(session)  # type: ignore[arg-type]
+    assert (panel.end in panel.buttons.children) is steers
+    assert (panel.peers.chosen in panel.peers.box.children) is steers
+    assert (panel.checkpoints.saving.layout.display is None) is steers
+    assert panel.leave in panel.buttons.children
+
+
+def test_the_curve_is_of_the_page_s_colours_unless_a_theme_is_chosen(session: Session) -> None:
+    for theme, follows in (("auto", True), ("light", False), ("dark", False)):
+        panel = Panel(session, theme)  # type: ignore[arg-type]
+        assert (html.CURVE in panel.curve._dom_classes) is follows
+        assert (f".{html.CURVE}" in panel.style.value) is follows
+
+
+def test_what_stays_at_the_end_is_what_a_kernel_still_serves(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jupyter_swarm.notebook.panel.saves_widgets", lambda: False)
+    panel = Panel(session)  # type: ignore[arg-type]
+    assert VIEW not in panel.tail()
+    assert "%swarm watch" in panel.tail()["text/plain"]
+    session.now = Status(state="finished", version=10, rounds=10)
+    panel.refresh()
+    assert panel.tail()[VIEW]["model_id"] == panel.tools.model_id
+    monkeypatch.setattr("jupyter_swarm.notebook.panel.saves_widgets", lambda: True)
+    assert VIEW not in panel.tail()
+
+
+def test_who_is_muted_has_no_curve(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+    session.people = [{**PEER, "muted": True}]
+    monkeypatch.setattr(
+        "jupyter_swarm.notebook.panel.CurveFigure.png", lambda _, dataset, muted: drawn.append(muted) or b"png"
+    )
+    Panel(session)  # type: ignore[arg-type]
+    assert drawn == [{"peer-1"}]
 
 
 def test_names_of_others_are_text_and_colours_are_the_pages(session: Session) -> None:
     panel = Panel(session)  # type: ignore[arg-type]
-    shown = [panel.peers.value, html.heading(HOSTILE), html.code(f"x = '{HOSTILE}'"), html.facts([(HOSTILE, HOSTILE)])]
-    shown.append(html.invite(HOSTILE, f"http://a/swarm/join/x#{HOSTILE}", HOSTILE, HOSTILE, ""))
+    shown = [
+        panel.peers.table.value,
+        html.heading(HOSTILE),
+        html.code(f"x = '{HOSTILE}'"),
+        html.facts([(HOSTILE, HOSTILE)]),
+    ]
+    shown += [html.copyable(HOSTILE, HOSTILE), html.copyable("a", HOSTILE, 3), html.sample(HOSTILE, HOSTILE)]
     shown.append(html.status(Status(reason=f"{HOSTILE}\n{HOSTILE}", notes=(HOSTILE,))))
     numbers = html.status(Status(state="waiting", reason="for  two  peers", version=3)).partition("</div>")[0]
     assert "two" not in numbers
@@ -174,60 +165,8 @@ def test_an_interrupt_of_the_foreground_pauses_training(session: Session, monkey
     monkeypatch.setattr("jupyter_swarm.notebook.panel.time.sleep", interrupt)
     panel.follow()
     assert session.done == ["pause"]
-    assert "%swarm resume" in panel.said.value
+    assert "%swarm resume" in panel.said.box.value
     session.trains = False
     panel.follow()
     assert session.done == ["pause"]
-    assert "paused" not in panel.said.value, "a host that does not train has nothing to pause"
-
-
-# --- consent
-
-
-OFFER = Offer("cs101-7f3a", HOSTILE, f"# {HOSTILE}\nimport torch\n", 100, 5_000_000, 0, EveryStep(8).rule(SGD(0.1)))
-
-
-def test_nothing_is_joined_without_a_yes(session: Session) -> None:
-    joined: list[str] = []
-
-    def join(sha256: str) -> Panel:
-        joined.append(sha256)
-        return Panel(session, seconds=0.01)  # type: ignore[arg-type]
-
-    card = JoinCard(OFFER, join)
-    assert "<script" not in card.text.value
-    assert OFFER.sha256 in card.facts.value
-    card.no.click()
-    assert joined == []
-    assert card.yes.disabled
-    assert "has not run" in card.said.value
-
-    card = JoinCard(OFFER, join)
-    card.yes.click()
-    assert joined == [OFFER.sha256]
-    assert card.text not in card.box.children
-    session.now = Status(state="finished")
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (RecipeError("The recipe needs what is not here.", todo="Run: pip install nothing"), "pip install nothing"),
-        (ValueError("a bug"), "ValueError: a bug"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-    ],
-)
-def test_a_join_that_fails_says_why_and_may_be_tried_again(error: BaseException, says: str) -> None:
-    def join(_: str) -> Panel:
-        raise error
-
-    card = JoinCard(OFFER, join)
-    card.yes.click()
-    assert says in card.said.value
-    assert not card.yes.disabled
-
-
-def test_nothing_of_a_recipe_is_hidden_from_its_reader() -> None:
-    card = JoinCard(msgspec.structs.replace(OFFER, source="x = 1  # \u202e harmless"), lambda _: None)  # type: ignore[arg-type, return-value]
-    assert "\u202e" not in card.text.value
-    assert "\\u202e" in card.text.value
+    assert "paused" not in panel.said.box.value, "a host that does not train has nothing to pause"

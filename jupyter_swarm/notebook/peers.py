@@ -1,0 +1,93 @@
+"""Who trains, how fast, and why not: the peers' table, and for owner and instructors the buttons that steer them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ipywidgets as widgets
+
+from ..peer.api import Session
+from ..protocol.standing import SteerAction
+from . import html
+from .parts import Said, button, choices, labelled, put, row
+
+_SHARES = [("half of its speed", 0.5), ("a quarter", 0.25), ("a tenth", 0.1), ("all of it again", 1.0)]
+
+
+class Peers:
+    """The table of a session's peers; `steers`: whether whoever sees it may steer them.
+
+    muted: ids of those whose names and curves are not to be shown.
+    """
+
+    title = "Peers"
+
+    def __init__(self, session: Session, steers: bool) -> None:
+        self.session = session
+        self.muted: frozenset[str] = frozenset()
+        self.said = Said()
+        self.table = widgets.HTML()
+        self.chosen = labelled(widgets.SelectMultiple, "Peers to steer", "26em", options=(), rows=4)
+        self.chosen.observe(lambda _: self._ask(False), "value")
+        self.share = labelled(widgets.Dropdown, "Work at", "16em", options=_SHARES)
+        self.pause = self._button("Pause", "pause", "They get no work until you resume them", "pause")
+        self.resume = self._button("Resume", "play", "They get work again", "resume")
+        self.slow = self._button("Slow down", "tachometer", "They get less work than they are fit for", "slow")
+        self.mute = self._button("Mute", "eye-slash", "Their names and curves are shown nowhere", "mute")
+        self.unmute = self._button("Unmute", "eye", "Their names are shown again", "unmute")
+        self.remove = button("Remove", "times", "They are sent away and cannot come back as they are", self._removed)
+        steering = [
+            self.chosen,
+            row(self.pause, self.resume, self.mute, self.unmute, self.remove),
+            row(self.share, self.slow),
+        ]
+        self.box = widgets.VBox([self.table, *(steering if steers else []), self.said.box])
+        self._ask(False)
+
+    def refresh(self) -> None:
+        """Show who is there now. Raises what the server answers."""
+        found = self.session.peers()
+        self.muted = frozenset(str(peer["id"]) for peer in found if peer.get("muted"))
+        put(self.table, html.peers(found))
+        choices(self.chosen, [(_named(peer), peer["id"]) for peer in found])
+
+    def _button(self, text: str, icon: str, tooltip: str, action: SteerAction) -> Any:
+        def pressed() -> None:
+            self._steer(action, **({"share": self.share.value} if action == "slow" else {}))
+
+        return button(text, icon, tooltip, pressed)
+
+    def _steer(self, action: SteerAction, **options: Any) -> None:
+        chosen = self.chosen.value
+        if not chosen:
+            self.said("Choose one peer or several in the list first.")
+            return
+        if self.said.trying(_each(chosen, lambda peer: self.session.steer(peer, action, **options))):
+            self.said.trying(self.refresh)
+
+    def _removed(self) -> None:
+        """The first press asks, the second does it: nobody comes back with the same token."""
+        if self.chosen.value and not self._asked:
+            self._ask(True)
+            return
+        self._ask(False)
+        self._steer("remove")
+
+    def _ask(self, asked: bool) -> None:
+        self._asked = asked
+        count = len(self.chosen.value)
+        self.remove.description = f"Really remove {count}?" if asked else "Remove"
+        self.remove.button_style = "danger" if asked else ""
+
+
+def _named(peer: dict[str, Any]) -> str:
+    return f"{peer['name'] or peer['id']} ({peer['state']})"
+
+
+def _each(peers: Iterable[str], act: Callable[[str], object]) -> Callable[[], None]:
+    def run() -> None:
+        for peer in peers:
+            act(peer)
+
+    return run
