@@ -6,7 +6,7 @@ VENV := $(CURDIR)/.venv
 STAMP := .venv/.complete
 INPUTS := pyproject.toml constraints.txt Makefile
 
-.PHONY: demo test venv clean
+.PHONY: demo test labextension venv clean
 
 demo: venv
 	.venv/bin/jupyter swarm demo $(ARGS)
@@ -16,6 +16,11 @@ test: venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest $(ARGS)
+
+# The panel of JupyterLab, built anew if its sources have changed, and installed here.
+labextension: venv
+	.venv/bin/python labextension/building.py
+	.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 
 # The stamp is written last and holds a checksum of the inputs. Without it, or where the environment no longer runs from
 # here (moved, or its Python gone), a half-made environment is made again from nothing; where only the inputs changed,
@@ -38,4 +43,5 @@ venv:
 
 clean:
 	rm -rf .venv build dist demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf jupyter_swarm/labextension_build labextension/lib labextension/node_modules labextension/tsconfig.tsbuildinfo
 	find jupyter_swarm tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,8 +8,14 @@ const tutorials = readdirSync(folder)
   .sort()
   .map(file => {
     const { cells, ...rest } = JSON.parse(readFileSync(new URL(file, folder), 'utf8'));
-    const plain = cells.map(cell => (cell.cell_type === 'code' ? { ...cell, outputs: [], execution_count: null } : cell));
-    const title = [cells[0].source].flat().join('').split('\n', 1)[0].replace(/^#+\s*/, '');
+    const plain = cells.map(cell =>
+      cell.cell_type === 'code' ? { ...cell, outputs: [], execution_count: null } : cell
+    );
+    const title = [cells[0].source]
+      .flat()
+      .join('')
+      .split('\n', 1)[0]
+      .replace(/^#+\s*/, '');
     return { file, title, notebook: { ...rest, cells: plain } };
   });
 writeFileSync(new URL('src/tutorials.json', import.meta.url), JSON.stringify(tutorials));

@@ -164,7 +164,8 @@ export class SwarmApi {
   }
 
   async events(session: string, after: number): Promise<readonly IEvent[]> {
-    return (await this._json<{ events: IEvent[] }>('GET', `sessions/${session}/events?after=${after}&limit=1000`)).events;
+    return (await this._json<{ events: IEvent[] }>('GET', `sessions/${session}/events?after=${after}&limit=1000`))
+      .events;
   }
 
   async invites(session: string): Promise<readonly IInvite[]> {

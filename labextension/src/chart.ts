@@ -1,6 +1,6 @@
 // One plot on a canvas: drawn anew in one go, so nothing flickers, and in time that does not grow with the points.
 
-import { Series, lowerBound, means } from './curves.js';
+import { type Series, lowerBound, means } from './curves.js';
 import { logTicks, short, ticks, wholeTicks } from './ticks.js';
 
 export interface ILine {
@@ -59,8 +59,10 @@ export function draw(canvas: HTMLCanvasElement, plot: IPlot): IFrame {
 
   const shown = plot.lines.filter(line => line.series.length);
   const [first, last] = [firstOf(shown), Math.max(lastOf(shown), firstOf(shown) + 1)];
-  const y = scaleOf(shown, 2.4 * em, height - 2.6 * em);
-  const yTicks = y.log ? logTicks(y.low, y.high) : ticks(y.low, y.high, Math.max(2, height / (4 * em)));
+  const names = legendOf(pen, shown, plot.cursor, width - 2 * em, em);
+  const [top, bottom] = [1.7 * em * names.rows + 0.7 * em, height - 2.6 * em];
+  const y = scaleOf(shown, top, bottom);
+  const yTicks = y.log ? logTicks(y.low, y.high) : ticks(y.low, y.high, Math.max(3, (bottom - top) / (2.5 * em)));
   const labels = yTicks.map(short);
   const left = Math.max(2.5 * em, ...labels.map(text => pen.measureText(text).width + 0.9 * em));
   const right = width - 1.2 * em;
@@ -109,13 +111,24 @@ export function draw(canvas: HTMLCanvasElement, plot: IPlot): IFrame {
       xs.forEach((value, place) => dot(pen, atX(value), y.at(ys[place]!), size));
     }
   }
-  legend(pen, shown, { left, right, em, text: colour('--swarm-text'), colour, cursor: plot.cursor, y: plot.y });
+  pen.textAlign = 'left';
+  pen.textBaseline = 'middle';
+  for (const { line, text, x, row } of names.items) {
+    const place = row * 1.7 * em + em;
+    pen.strokeStyle = pen.fillStyle = colour(line.colour);
+    stroke(pen, [x, x + 1.4 * em], [place, place]);
+    if (!line.many) {
+      dot(pen, x + 0.7 * em, place, 0.26 * em);
+    }
+    pen.fillStyle = colour('--swarm-text');
+    pen.fillText(text, x + 1.8 * em, place);
+  }
   if (plot.cursor !== null) {
     pen.strokeStyle = colour('--swarm-axis');
     pen.lineWidth = 1;
     const place = Math.round(atX(plot.cursor)) + 0.5;
     pen.setLineDash([3, 3]);
-    stroke(pen, [place, place], [2.4 * em, height - 2.6 * em]);
+    stroke(pen, [place, place], [top, bottom]);
     pen.setLineDash([]);
     for (const line of shown) {
       const found = nearest(line.series, plot.cursor);
@@ -181,7 +194,7 @@ function strokeEnvelope(
   atY: (value: number) => number
 ): void {
   pen.beginPath();
-  for (let start = 0; start < series.length; ) {
+  for (let start = 0; start < series.length;) {
     const pixel = Math.round(atX(series.x[start]!));
     let [low, high] = [series.y[start]!, series.y[start]!];
     let stop = start + 1;
@@ -205,32 +218,30 @@ function dot(pen: CanvasRenderingContext2D, x: number, y: number, radius: number
 }
 
 interface ILegend {
-  readonly left: number;
-  readonly right: number;
-  readonly em: number;
-  readonly text: string;
-  readonly colour: (name: string) => string;
-  readonly cursor: number | null;
-  readonly y: string;
+  readonly rows: number;
+  readonly items: readonly { line: ILine; text: string; x: number; row: number }[];
 }
 
 /** Above the plot, each name with its value: the latest, or the one that is pointed at. */
-function legend(pen: CanvasRenderingContext2D, lines: readonly ILine[], how: ILegend): void {
-  const { em } = how;
-  pen.textAlign = 'left';
-  pen.textBaseline = 'middle';
-  let place = how.left;
-  for (const { label, series, colour, many } of lines) {
-    const value = series.y[how.cursor === null ? series.length - 1 : nearest(series, how.cursor)]!;
-    const text = `${label} ${short(value)}`;
-    pen.strokeStyle = pen.fillStyle = how.colour(colour);
-    pen.lineWidth = Math.max(2, em / 5);
-    stroke(pen, [place, place + 1.4 * em], [em, em]);
-    if (!many) {
-      dot(pen, place + 0.7 * em, em, 0.26 * em);
+function legendOf(
+  pen: CanvasRenderingContext2D,
+  lines: readonly ILine[],
+  cursor: number | null,
+  width: number,
+  em: number
+): ILegend {
+  let [x, row] = [em, 0];
+  const items = lines.map(line => {
+    const { series } = line;
+    const text = `${line.label} ${short(series.y[cursor === null ? series.length - 1 : nearest(series, cursor)]!)}`;
+    // As wide as any value, so that nothing moves when it changes.
+    const needed = pen.measureText(`${line.label} 0.00000`).width + 2.6 * em;
+    if (x > em && x + needed > width + em) {
+      [x, row] = [em, row + 1];
     }
-    pen.fillStyle = how.text;
-    pen.fillText(text, place + 1.8 * em, em);
-    place += pen.measureText(text).width + 3 * em;
-  }
+    const item = { line, text, x, row };
+    x += needed;
+    return item;
+  });
+  return { rows: row + 1, items };
 }

@@ -9,8 +9,8 @@ import { askForLink, askForSession } from './dialogs.js';
 import { swarmIcon } from './icons.js';
 import { CommandIDs } from './ids.js';
 import { hostCell, joinCell } from './links.js';
-import { SwarmModel, isRunning } from './model.js';
-import { Notebooks } from './notebooks.js';
+import { type SwarmModel, isRunning } from './model.js';
+import { type Notebooks } from './notebooks.js';
 import { reachOf } from './panel-invites.js';
 
 const TUTORIALS = 'swarm-tutorials';
@@ -27,7 +27,13 @@ export interface ICommandOptions {
 
 export function addCommands({ app, model, notebooks, trans, show, showLarge }: ICommandOptions): void {
   const running = (): boolean => !!model.chosen?.view && isRunning(model.chosen.view) && !model.chosen.gone;
-  const add = (id: string, label: string, caption: string, run: (args: IArgs) => Promise<void> | void, enabled = () => true): void => {
+  const add = (
+    id: string,
+    label: string,
+    caption: string,
+    run: (args: IArgs) => Promise<void> | void,
+    enabled = () => true
+  ): void => {
     app.commands.addCommand(id, {
       label: args => (args.isLauncher ? trans.__('Train together') : label),
       caption,

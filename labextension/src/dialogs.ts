@@ -4,7 +4,7 @@ import { Dialog, InputDialog, showDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { Widget } from '@lumino/widgets';
 
-import { Fault, readLink } from './links.js';
+import { type Fault, readLink } from './links.js';
 
 export interface INewSession {
   readonly name: string;
@@ -16,6 +16,7 @@ export async function askForSession(trans: TranslationBundle): Promise<INewSessi
   const result = await showDialog({
     title: trans.__('New session'),
     body: new SessionForm(trans),
+    focusNodeSelector: 'input',
     buttons: [Dialog.cancelButton({ label: trans.__('Cancel') }), Dialog.okButton({ label: trans.__('Open') })]
   });
   return result.button.accept ? result.value : null;
@@ -37,7 +38,12 @@ class SessionForm extends Widget implements Dialog.IBodyWidget<INewSession> {
     this.node.append(
       labelled(trans.__('Name'), this._name),
       labelled(trans.__('Recipe'), this._recipe),
-      paragraph(trans.__('A new notebook opens the session and shows its invite. Recipes of your own: %%swarm recipe.'))
+      paragraph(
+        trans.__(
+          'A new notebook opens the session and shows its invite. A recipe of your own is a cell: %1.',
+          '%%swarm recipe'
+        )
+      )
     );
   }
 
@@ -58,7 +64,7 @@ export async function askForLink(trans: TranslationBundle): Promise<string | nul
     watch: trans.__('This link is for watching: open it in a browser. To take part, ask for another one:')
   };
   let fault: Fault = 'empty';
-  for (let text = ''; ; ) {
+  for (let text = ''; ;) {
     const result = await InputDialog.getText({
       title: trans.__('Join a session'),
       label: faults[fault],

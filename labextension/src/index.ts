@@ -1,6 +1,6 @@
 // The extension: what it adds to JupyterLab and Notebook, and what it needs of them.
 
-import { ILabShell, ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
+import { ILabShell, ILayoutRestorer, type JupyterFrontEnd, type JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { ICommandPalette, IThemeManager, WidgetTracker } from '@jupyterlab/apputils';
 import { ILauncher } from '@jupyterlab/launcher';
 import { INotebookTracker, NotebookActions } from '@jupyterlab/notebook';
@@ -14,7 +14,7 @@ import { addCommands } from './commands.js';
 import { CommandIDs, PLUGIN } from './ids.js';
 import { SwarmModel } from './model.js';
 import { Notebooks } from './notebooks.js';
-import { IPanelOptions, SwarmPanel } from './panel.js';
+import { type IPanelOptions, SwarmPanel } from './panel.js';
 import { StatusItem } from './statusbar.js';
 
 const CHOICE = 'jupyter-swarm:session';

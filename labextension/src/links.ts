@@ -1,6 +1,7 @@
 // Invite links and the cells that use them.
 
-const WRAPPING = /^[\s"'`<>()[\],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b]+|[\s"'`<>()[\],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b]+$/g;
+const WRAPPING =
+  /^[\s"'`<>()[\],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b]+|[\s"'`<>()[\],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b]+$/g;
 const LINK = /^https?:\/\/[^\s"'`<>{}\\#]+\/swarm\/(join|watch)\/[a-z0-9][a-z0-9-]{0,63}\/?#[\w-]{36}$/;
 
 export type Fault = 'empty' | 'no link' | 'incomplete' | 'watch';
@@ -21,8 +22,12 @@ export function readLink(text: string): { link: string } | { fault: Fault } {
 
 /** A word of a magic's line: nothing in it ends the quotes, or is taken for a variable. */
 export function quoted(text: string): string {
-  const plain = text.replace(/["'`{}$\\\p{Cc}]/gu, ' ').replace(/\s+/g, ' ').trim();
-  return /^[\w.-]+$/.test(plain) && !plain.startsWith('-') ? plain : `"${plain.replace(/^-+/, '')}"`;
+  const plain = text
+    .replace(/["{}$\p{Cc}]/gu, ' ')
+    .replace(/^[\s-]+/, '')
+    .replace(/\s+/g, ' ')
+    .trim();
+  return /^[\w.-]+$/.test(plain) ? plain : `"${plain}"`;
 }
 
 export const LOAD = '%load_ext jupyter_swarm';

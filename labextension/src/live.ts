@@ -22,8 +22,9 @@ const SLOWEST = 30_000;
  * while the server does not answer. */
 export class Live {
   private _socket: WebSocket | null = null;
+  private _opened = false;
   private _silence = 0;
-  private _poll: Poll;
+  private readonly _poll: Poll;
   private _over = false;
 
   constructor(private readonly _options: ILiveOptions) {
@@ -79,15 +80,17 @@ export class Live {
     };
     socket.onclose = () => {
       if (socket === this._socket) {
-        this._drop();
-        if (!this._over && !document.hidden) {
-          void this._poll.start();
-        }
+        this._lost();
       }
     };
   }
 
-  private _opened = false;
+  private _lost(): void {
+    this._drop();
+    if (!this._over && !document.hidden) {
+      void this._poll.start();
+    }
+  }
 
   private async _fallBack(): Promise<void> {
     try {
@@ -111,7 +114,7 @@ export class Live {
   /** The server says something every 20 s; a connection that is cut without a word does not. */
   private _expectMore(): void {
     window.clearTimeout(this._silence);
-    this._silence = window.setTimeout(() => this._socket?.onclose?.(new CloseEvent('close')), SILENT);
+    this._silence = window.setTimeout(() => this._lost(), SILENT);
   }
 
   private _drop(): void {

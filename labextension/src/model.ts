@@ -2,13 +2,24 @@
 // own: it reads, and asks the server to act.
 
 import { PageConfig } from '@jupyterlab/coreutils';
-import { IDisposable } from '@lumino/disposable';
+import { type IDisposable } from '@lumino/disposable';
 import { Poll } from '@lumino/polling';
-import { ISignal, Signal } from '@lumino/signaling';
+import { type ISignal, Signal } from '@lumino/signaling';
 
-import { ICheckpoint, IEvent, IInvite, INewInvite, ISession, IStatus, Push, Role, SwarmApi, SwarmError } from './api.js';
+import {
+  type ICheckpoint,
+  type IEvent,
+  type IInvite,
+  type INewInvite,
+  type ISession,
+  type IStatus,
+  type Push,
+  type Role,
+  type SwarmApi,
+  SwarmError
+} from './api.js';
 import { Curves } from './curves.js';
-import { Connection, Live } from './live.js';
+import { type Connection, Live } from './live.js';
 
 const LIST_SECONDS = 10;
 const EVENTS_SHOWN = 100;

@@ -1,7 +1,7 @@
 // Cells put into notebooks: the one that is open, or a new one.
 
 import type { JupyterFrontEnd } from '@jupyterlab/application';
-import { INotebookTracker, NotebookActions, NotebookPanel } from '@jupyterlab/notebook';
+import { type INotebookTracker, NotebookActions, NotebookPanel } from '@jupyterlab/notebook';
 
 /** Raises what the contents and the kernels of the server raise. */
 export class Notebooks {

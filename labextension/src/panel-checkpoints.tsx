@@ -2,10 +2,10 @@
 
 import * as React from 'react';
 
-import { ICheckpoint, SwarmApi } from './api.js';
+import { type ICheckpoint, type SwarmApi } from './api.js';
 import { metric, moment } from './format.js';
 import type { IChosen } from './model.js';
-import { Button, IContext } from './panel-parts.js';
+import { Button, type IContext } from './panel-parts.js';
 import { agreed } from './panel-status.js';
 import { bytes, short } from './ticks.js';
 import { LARGEST, zip } from './zip.js';
@@ -89,7 +89,9 @@ function Checkpoint(props: { checkpoint: ICheckpoint; session: string; context: 
         await model.readCheckpoints();
       }
     });
-  const metrics = Object.entries(manifest?.metrics ?? {}).map(([key, value]) => `${metric(key, trans)} ${short(value)}`);
+  const metrics = Object.entries(manifest?.metrics ?? {}).map(
+    ([key, value]) => `${metric(key, trans)} ${short(value)}`
+  );
   return (
     <li className="swarm-item">
       <span className="swarm-name">{checkpoint.name}</span>
@@ -104,7 +106,11 @@ function Checkpoint(props: { checkpoint: ICheckpoint; session: string; context: 
             pressed={fetch}
           />
         ) : null}
-        <Button text={trans.__('Delete …')} label={trans.__('Delete the checkpoint %1', checkpoint.name)} pressed={remove} />
+        <Button
+          text={trans.__('Delete …')}
+          label={trans.__('Delete the checkpoint %1', checkpoint.name)}
+          pressed={remove}
+        />
       </span>
       <span className="swarm-why">
         {[trans.__('round %1', checkpoint.version), moment(checkpoint.created), bytes(size), ...metrics].join(' · ')}

@@ -3,8 +3,8 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
-import { IFrame, ILine, draw, nearest } from './chart.js';
-import { Curves, HELD_OUT } from './curves.js';
+import { type IFrame, type ILine, draw, nearest } from './chart.js';
+import { type Curves, HELD_OUT } from './curves.js';
 import { metric } from './format.js';
 import { short } from './ticks.js';
 
@@ -12,7 +12,15 @@ const LOSS = `${HELD_OUT}loss`;
 /** Says what the loss says. */
 const REDUNDANT = `${HELD_OUT}perplexity`;
 
-export function Chart({ curves, trans, theme }: { curves: Curves; trans: TranslationBundle; theme: string }): JSX.Element {
+export function Chart({
+  curves,
+  trans,
+  theme
+}: {
+  curves: Curves;
+  trans: TranslationBundle;
+  theme: string;
+}): JSX.Element {
   const others = [...curves.series.keys()].filter(name => ![LOSS, REDUNDANT, 'loss'].includes(name)).sort();
   return (
     <div className="swarm-curves">

@@ -6,7 +6,7 @@ import * as React from 'react';
 import type { IInvite, INewInvite, Role } from './api.js';
 import { copy } from './clipboard.js';
 import { moment } from './format.js';
-import { Button, IContext } from './panel-parts.js';
+import { Button, type IContext } from './panel-parts.js';
 import { agreed } from './panel-status.js';
 
 export const Invites = React.memo(function Invites(props: {

@@ -6,7 +6,10 @@ import * as React from 'react';
 import type { IEvent } from './api.js';
 import { moment } from './format.js';
 
-export const Log = React.memo(function Log(props: { events: readonly IEvent[]; trans: TranslationBundle }): JSX.Element {
+export const Log = React.memo(function Log(props: {
+  events: readonly IEvent[];
+  trans: TranslationBundle;
+}): JSX.Element {
   const { events, trans } = props;
   if (!events.length) {
     return <p className="swarm-quiet">{trans.__('Nothing yet.')}</p>;

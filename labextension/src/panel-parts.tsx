@@ -17,7 +17,9 @@ export interface IContext {
 }
 
 /** A part of the panel that can be folded away. */
-export function Section(props: React.PropsWithChildren<{ title: string; count?: number; open?: boolean }>): JSX.Element {
+export function Section(
+  props: React.PropsWithChildren<{ title: string; count?: number; open?: boolean }>
+): JSX.Element {
   return (
     <details className="swarm-section" open={props.open ?? true}>
       <summary>

@@ -5,7 +5,7 @@ import * as React from 'react';
 import type { IPeer, PeerAction } from './api.js';
 import { percent, speed } from './format.js';
 import type { IChosen } from './model.js';
-import { IContext } from './panel-parts.js';
+import { type IContext } from './panel-parts.js';
 import { agreed } from './panel-status.js';
 import { isSlowed, openPeerMenu } from './peer-menu.js';
 
@@ -111,7 +111,9 @@ function actOn(peer: IPeer, session: string, context: IContext, action: PeerActi
   const { model, trans, act, say } = context;
   const name = nameOf(peer);
   act(async () => {
-    const body = trans.__('Its connection is closed, and it cannot come back by itself. What it has contributed stays.');
+    const body = trans.__(
+      'Its connection is closed, and it cannot come back by itself. What it has contributed stays.'
+    );
     if (action === 'remove' && !(await agreed(trans.__('Remove %1?', name), body, trans.__('Remove'), trans))) {
       return;
     }

@@ -6,11 +6,11 @@ import * as React from 'react';
 
 import type { IStatus, SessionAction, SessionState } from './api.js';
 import { metric } from './format.js';
-import { IChosen, isRunning } from './model.js';
-import { Button, IContext } from './panel-parts.js';
+import { type IChosen, isRunning } from './model.js';
+import { Button, type IContext } from './panel-parts.js';
 import { short } from './ticks.js';
 
-const TILES = 2;
+const MOST = 3;
 
 export function stateWord(state: SessionState, trans: TranslationBundle): string {
   return {
@@ -91,17 +91,13 @@ function Progress({ status, trans }: { status: IStatus; trans: TranslationBundle
 function Tiles({ status, trans }: { status: IStatus; trans: TranslationBundle }): JSX.Element {
   const speed = status.peers.reduce((sum, peer) => sum + peer.speed, 0);
   const heldOut = Object.entries(status.metrics).filter(([name]) => name.startsWith('held_out_'));
+  const metrics = status.metrics.loss === undefined ? heldOut : [['loss', status.metrics.loss] as const, ...heldOut];
   const tiles: [string, string][] = [
-    [trans.__('round'), status.rounds ? `${status.version}\u2009/\u2009${status.rounds}` : String(status.version)],
+    [status.rounds ? trans.__('of %1 rounds', status.rounds) : trans.__('rounds'), String(status.version)],
+    ...metrics.slice(0, MOST).map(([name, value]): [string, string] => [metric(name, trans), short(value)]),
     [trans.__('peers'), String(status.peers.length)],
     [trans.__('samples/s'), speed ? short(speed) : '–']
   ];
-  if (status.metrics.loss !== undefined) {
-    tiles.push([metric('loss', trans), short(status.metrics.loss)]);
-  }
-  tiles.push(
-    ...heldOut.slice(0, TILES).map(([name, value]): [string, string] => [metric(name, trans), short(value)])
-  );
   return (
     <dl className="swarm-tiles">
       {tiles.map(([name, value]) => (

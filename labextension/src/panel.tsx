@@ -8,12 +8,12 @@ import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
 import { CommandIDs } from './ids.js';
-import { IChosen, SwarmModel, isRunning } from './model.js';
+import { type IChosen, type SwarmModel, isRunning } from './model.js';
 import { Checkpoints, canSave } from './panel-checkpoints.js';
 import { Chart } from './panel-curves.js';
 import { Invites } from './panel-invites.js';
 import { Log } from './panel-log.js';
-import { Button, IContext, Section, useModel } from './panel-parts.js';
+import { Button, type IContext, Section, useModel } from './panel-parts.js';
 import { Peers } from './panel-peers.js';
 import { Status, stateWord } from './panel-status.js';
 import { swarmIcon } from './icons.js';
@@ -70,14 +70,14 @@ export class SwarmPanel extends ReactWidget {
 function Panel({ model, commands, trans, themes, large }: IPanelOptions): JSX.Element {
   useModel(model);
   const [problem, setProblem] = React.useState('');
-  const [said, say] = React.useState('');
+  const [said, setSaid] = React.useState({ text: '', number: 0 });
   const theme = useTheme(themes);
   const context = React.useMemo<IContext>(
     () => ({
       model,
       commands,
       trans,
-      say,
+      say: text => setSaid(({ number }) => ({ text, number: number + 1 })),
       act: what => {
         setProblem('');
         what().catch((error: unknown) => setProblem(error instanceof Error ? error.message : String(error)));
@@ -97,15 +97,15 @@ function Panel({ model, commands, trans, themes, large }: IPanelOptions): JSX.El
         ) : null}
         {model.problem ? <p>{trans.__('The sessions cannot be read. %1', model.problem)}</p> : null}
       </div>
-      <div role="status" aria-live="polite" className="swarm-said">
-        {said ? <p key={said}>{said}</p> : null}
-      </div>
       <Announcer chosen={chosen} trans={trans} />
       {chosen ? (
         <One chosen={chosen} context={context} theme={theme} />
       ) : model.ready && !model.problem ? (
         <Nothing context={context} />
       ) : null}
+      <div role="status" aria-live="polite" className="swarm-said">
+        {said.text ? <p key={said.number}>{said.text}</p> : null}
+      </div>
     </div>
   );
 }

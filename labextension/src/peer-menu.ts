@@ -1,8 +1,9 @@
 // What an owner can do about one peer.
 
 import type { TranslationBundle } from '@jupyterlab/translation';
+import { MenuSvg } from '@jupyterlab/ui-components';
 import { CommandRegistry } from '@lumino/commands';
-import { Menu } from '@lumino/widgets';
+import type { Menu } from '@lumino/widgets';
 
 import type { IPeer, PeerAction } from './api.js';
 
@@ -17,8 +18,8 @@ export function isSlowed(peer: IPeer): boolean {
 /** Open the menu below `button`, which gets the focus back. */
 export function openPeerMenu(peer: IPeer, button: HTMLElement, act: OnPeer, trans: TranslationBundle): void {
   const commands = new CommandRegistry();
-  const menu = new Menu({ commands });
-  const slower = new Menu({ commands });
+  const menu = new MenuSvg({ commands });
+  const slower = new MenuSvg({ commands });
   const add = (to: Menu, id: string, label: string, execute: () => void, isToggled = false): void => {
     commands.addCommand(id, { label, execute, isToggled: () => isToggled });
     to.addItem({ command: id });

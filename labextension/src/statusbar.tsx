@@ -5,7 +5,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import { swarmIcon } from './icons.js';
-import { SwarmModel, isRunning } from './model.js';
+import { type SwarmModel, isRunning } from './model.js';
 import { useModel } from './panel-parts.js';
 import { stateWord } from './panel-status.js';
 

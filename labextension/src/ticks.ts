@@ -7,7 +7,7 @@ export function ticks(low: number, high: number, count: number): number[] {
   }
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5, 10].find(one => one * power >= rough * 0.999) ?? 10);
+  const step = power * ([1, 2, 5, 10].find(one => one * power >= rough / 1.6) ?? 10);
   const found = [];
   for (let number = Math.ceil(low / step - 1e-9); number * step <= high + step * 1e-9; number++) {
     found.push(Number((number * step).toPrecision(12)));

@@ -39,12 +39,13 @@ export async function zip(entries: readonly IEntry[], progress: (bytes: number) 
       throw new Error(`${entry.name}: ${size} of ${entry.bytes} bytes came.`);
     }
     const name = new TextEncoder().encode(entry.name);
-    const facts = [...shorts(20, 0x0800, 0, 0, 0x21), ...longs((sum ^ 0xffffffff) >>> 0, size, size), ...shorts(name.length)];
+    const facts = [
+      ...shorts(20, 0x0800, 0, 0, 0x21),
+      ...longs((sum ^ 0xffffffff) >>> 0, size, size),
+      ...shorts(name.length)
+    ];
     parts.push(bytesOf(longs(0x04034b50), facts, shorts(0)), name, ...pieces);
-    directory.push(
-      bytesOf(longs(0x02014b50), shorts(20), facts, shorts(0, 0, 0, 0), longs(0, offset)),
-      name
-    );
+    directory.push(bytesOf(longs(0x02014b50), shorts(20), facts, shorts(0, 0, 0, 0), longs(0, offset)), name);
     offset += 30 + name.length + size;
   }
   const listed = new Blob(directory);
