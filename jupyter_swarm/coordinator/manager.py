@@ -130,7 +130,8 @@ class SessionManager:
     async def open(self, spec: SessionSpec, layout: Layout) -> str:
         """Open a session whose blobs have been uploaded; returns its id.
 
-        Raises `SettingError`, `LayoutError` or `SessionError` for what could not be trained, `StoreError`.
+        Raises `SettingError`, `LayoutError` or `SessionError` for what could not be trained, or not on this server,
+        `StoreError`.
         """
         if not spec.name.strip() or len(spec.name) > 200:
             raise SettingError("The session has no usable name.", todo="Give it a name of 1 to 200 characters.")
@@ -142,6 +143,7 @@ class SessionManager:
                 "Install the same jupyter_swarm version on both ends and open the session again.",
             )
         check_export_names(name for name, _ in spec.export)
+        room = (await self._with_torch("room")).check_room(spec, layout)
         storage = await self.storage()
         needed = [("recipe", spec.recipe), ("first parameters", spec.initial), ("samples", spec.data)]
         needed += [(f"files of the name {name}", blob) for name, blob in spec.export]
@@ -157,6 +159,8 @@ class SessionManager:
             await storage.run_in_store(storage.database.delete_session, session)
             await asyncio.to_thread(storage.remove_folder, session)
             raise
+        if room:
+            self._runtimes[session].note("info", room)
         return session
 
     async def sessions(self) -> list[dict[str, Any]]:
@@ -295,8 +299,13 @@ class SessionManager:
         finally:
             self._resuming.discard(stored.session)
 
+    @staticmethod
+    async def _with_torch(name: str) -> Any:
+        """A module of this package that loads torch, which takes a while."""
+        return await asyncio.to_thread(importlib.import_module, f"{__package__}.{name}")
+
     async def _run(self, storage: Storage, spec: SessionSpec, layout: Layout) -> SessionRuntime:
-        module = await asyncio.to_thread(importlib.import_module, f"{__package__}.session")  # loads torch
+        module = await self._with_torch("session")
         generation = await storage.run_in_store(storage.database.raise_generation, spec.session)
         runtime: SessionRuntime = module.SessionRuntime(spec, layout, storage, generation)
         try:

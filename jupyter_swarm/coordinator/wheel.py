@@ -21,14 +21,13 @@ from pathlib import Path
 
 from tornado.web import HTTPError
 
-import jupyter_swarm
-
+from .. import __version__
 from .guard import Guarded, allows
 
-PACKAGE = jupyter_swarm.__name__
-NAME = f"{PACKAGE}-{jupyter_swarm.__version__}-py3-none-any.whl"
-_INFO = f"{PACKAGE}-{jupyter_swarm.__version__}.dist-info"
-_DATA = f"{PACKAGE}-{jupyter_swarm.__version__}.data/data"
+PACKAGE = "jupyter_swarm"
+NAME = f"{PACKAGE}-{__version__}-py3-none-any.whl"
+_INFO = f"{PACKAGE}-{__version__}.dist-info"
+_DATA = f"{PACKAGE}-{__version__}.data/data"
 _LABEXTENSIONS = "share/jupyter/labextensions"
 _WHEEL = "Wheel-Version: 1.0\nGenerator: jupyter_swarm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
@@ -48,7 +47,7 @@ def wheel() -> bytes:
 @cache
 def _build() -> bytes:
     installed = distribution(PACKAGE)
-    package = Path(jupyter_swarm.__file__).parent
+    package = Path(__file__).parents[1]
     files = {**_modules(package), **_data(installed, package)}
     files = dict(sorted(files.items())) | _metadata(installed)
     record = [f"{path},sha256={_digest(content)},{len(content)}\n" for path, content in files.items()]
@@ -107,7 +106,7 @@ def _metadata(installed: Distribution) -> Files:
     """The folder that describes the package. An editable tree may have gone on since it was installed: its version is
     the one that it says itself."""
     text = installed.read_text("METADATA") or ""
-    text = re.sub(r"^Version: .*$", f"Version: {jupyter_swarm.__version__}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^Version: .*$", f"Version: {__version__}", text, count=1, flags=re.MULTILINE)
     licenses = {
         f"{_INFO}/licenses/{file.name}": Path(str(file.locate())).read_bytes()
         for file in installed.files or ()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import psutil
 import torch
@@ -13,18 +11,9 @@ import torch
 from ..optim.slices import slot_names
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, Sophia
-from ..shards.carried import packet_codecs
-from ..shards.codecs import encoded_bytes
+from ..shards.memory import Memory, machine_memory, packet_bytes
 
 _SAMPLE_SECONDS = 0.002
-_CGROUPS = Path("/sys/fs/cgroup")
-
-
-class Memory(NamedTuple):
-    """Bytes that are free now, and bytes that there are."""
-
-    free: int
-    total: int
 
 
 def memory_of(device: torch.device) -> Memory:
@@ -33,27 +22,7 @@ def memory_of(device: torch.device) -> Memory:
         free, total = torch.cuda.mem_get_info(device)
         # What torch keeps for later is ours to use.
         return Memory(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total)
-    machine = psutil.virtual_memory()
-    limit, used = container_memory()
-    return Memory(min(machine.available, max(limit - used, 0)), min(machine.total, limit))
-
-
-def container_memory(root: Path = _CGROUPS) -> tuple[int, int]:
-    """(limit, used) in bytes of the control group, version 2 or 1, that this process is in; no limit is a large one."""
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ):
-        try:
-            text = (root / limit).read_text().strip()
-            in_use = int((root / used).read_text())
-            rows = dict(line.split() for line in (root / cache).read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        # Files that are cached make room when memory is asked for.
-        in_use -= int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
-        return (1 << 62 if text == "max" else int(text)), max(in_use, 0)
-    return 1 << 62, 0
+    return machine_memory()
 
 
 class Peak:
@@ -109,9 +78,5 @@ def peer_bytes(layout: Layout, rule: RoundRule) -> tuple[int, int]:
         vectors = 3 if isinstance(rule.optimizer, Sophia) else 1
     else:
         vectors = len(slot_names(rule.inner_optimizer)) if rule.inner_optimizer is not None else 0
-    packets = sum(
-        encoded_bytes(codec, layout.sections[section][1] - layout.sections[section][0])
-        for section, codec in packet_codecs(rule).items()
-    )
     late = parameters if rule.staleness else 0
-    return vectors * parameters, everything + late + packets
+    return vectors * parameters, everything + late + packet_bytes(layout, rule)

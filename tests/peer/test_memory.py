@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import torch
 
 from jupyter_swarm.optim import AdamW, Sophia
-from jupyter_swarm.peer.memory import container_memory, memory_of, peer_bytes
+from jupyter_swarm.peer.memory import memory_of, peer_bytes
 from jupyter_swarm.protocol.rules import Codec
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.strategies import EveryStep, LocalUpdates
-
-
-def test_a_containers_limit_is_the_memory_that_there_is(tmp_path: Path) -> None:
-    assert container_memory(tmp_path)[0] >= 1 << 62
-    for name, text in (("max", "max\n"), ("current", "900\n"), ("stat", "anon 1\ninactive_file 200\n")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    assert container_memory(tmp_path) == (1 << 62, 700)
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert container_memory(tmp_path) == (1000, 700)
-
-
-def test_an_old_containers_limit(tmp_path: Path) -> None:
-    (tmp_path / "memory").mkdir()
-    for name, text in (("limit_in_bytes", "1000"), ("usage_in_bytes", "600"), ("stat", "total_inactive_file 100\n")):
-        (tmp_path / "memory" / f"memory.{name}").write_text(text)
-    assert container_memory(tmp_path) == (1000, 500)
 
 
 def test_memory_of_the_machine() -> None:
