@@ -75,7 +75,7 @@ const chart = (() => {
     const heldOut = thin(heldOutPoints);
     const span = axes(training, heldOut);
     const em = parseFloat(getComputedStyle(svg).fontSize);
-    const levels = span.log ? logTicks(span.low, span.high) : ticks(span.low, span.high, height / (4 * em));
+    const levels = span.log ? logTicks(span.low, span.high) : ticks(span.low, span.high, height / (3 * em));
     const left = (Math.max(...levels.map((level) => plain(level).length), 1) * 0.6 + 0.6) * em;
     const [right, top, bottom] = [width - 0.7 * em, 0.7 * em, height - 1.7 * em];
     const scale = span.log ? Math.log : Number;

@@ -7,6 +7,7 @@
   const ANSWER_MS = 20_000;
   const SILENCE_MS = 50_000; // the server says something every second, and every 20 s if it has nothing to say
   const LATE_VERSIONS = 10; // an evaluation may be told of while later rounds are on
+  const SPEED_ROUNDS = 3;
   const PAGE = "/swarm/watch/";
 
   const at = location.pathname.lastIndexOf(PAGE);
@@ -70,6 +71,7 @@
     try {
       const described = await ask("");
       if (mine !== turn) return;
+      const first = !known;
       [known, fresh] = [true, new Date()];
       view.described(described);
       if (!described.status && described.state === "finished") return await asItEnded(described, mine);
@@ -78,6 +80,8 @@
       view.status(described.status);
       listen(mine);
       await catchUp(mine);
+      if (first && described.status.state === "training")
+        view.before((await ask(`/records?after=${Math.max(0, described.status.version - SPEED_ROUNDS)}`)).records);
     } catch (problem) {
       if (mine === turn) fail(problem);
     }
@@ -143,7 +147,7 @@
       problem instanceof Problem ? problem : new Problem("no connection", `This page failed: ${problem}.`);
     if (!known || final) view.bare(true);
     view.state(word, reason, "trouble");
-    const when = fresh.toLocaleTimeString("en", { timeStyle: "short" });
+    const when = fresh.toLocaleTimeString([], { timeStyle: "short" });
     view.note(known && !final ? `What is shown below is of ${when}.` : "");
     view.retry(true);
     if (final || mine !== turn) return;

@@ -12,7 +12,7 @@ const view = (() => {
   const others = new Map(); // name of a held-out metric -> latest value
   const moved = new Map(); // peer -> bytes: {before: of connections that it has lost, now}
   let version = null;
-  let commits = []; // the last ones that were seen to come: {time, samples, bytes}
+  let commits = []; // the last ones: {time, samples, bytes}
   let shown = { word: "", name: "", samples: 0, took: "" };
   let drawing = 0;
 
@@ -115,6 +115,14 @@ const view = (() => {
     commits = commits.slice(-SPEED_ROUNDS);
   }
 
+  /** What was recorded of the last rounds, for as long as none has been seen; their bytes are not known. */
+  function before(records) {
+    if (commits.length || !records.length) return;
+    const since = performance.now() / 1000 - records.at(-1).unix_time;
+    commits = records.map(({ book, unix_time }) => ({ samples: book.consumed + book.own, time: unix_time + since }));
+    commits.at(-1).bytes = movedInAll();
+  }
+
   /** By the clock on the wall over the last rounds; falls when the next one is long in coming. */
   function speed() {
     if (commits.length < 2) return null;
@@ -122,7 +130,8 @@ const view = (() => {
     const between = (last.time - first.time) / (commits.length - 1);
     const late = Math.max(0, performance.now() / 1000 - last.time - 2 * between);
     const seconds = last.time - first.time + late || 1;
-    return { samples: (last.samples - first.samples) / seconds, bytes: (last.bytes - first.bytes) / seconds };
+    const flow = first.bytes === undefined ? 0 : (last.bytes - first.bytes) / seconds;
+    return { samples: (last.samples - first.samples) / seconds, bytes: flow };
   }
 
   function tiles(now) {
@@ -139,7 +148,7 @@ const view = (() => {
         list.push([`held-out ${name.slice(9).replaceAll("_", " ")}`, digits(value), ""]);
     if (over) list.push(["samples", short(now.samples_done), shown.took && `in ${shown.took}`]);
     else list.push(["samples a second", fast ? short(fast.samples) : "…", `${short(now.samples_done)} in all`]);
-    if (total) list.push(["data moved", bytes(total), !over && fast ? `${bytes(fast.bytes)} a second` : ""]);
+    if (total) list.push(["data moved", bytes(total), !over && fast?.bytes ? `${bytes(fast.bytes)} a second` : ""]);
     const place = part("tiles");
     while (place.children.length > list.length) place.lastChild.remove();
     list.forEach(([label, value, aside, key], number) => {
@@ -173,14 +182,15 @@ const view = (() => {
     put(part("crowd"), said.length > 1 ? `${count(list.length)}: ${said.join(", ")}` : said.join("") || "nobody yet");
     part("peers").classList.toggle("crowded", list.length > CROWD);
     const rows = part("peer-rows");
+    const shared = list.some((peer) => peer.share); // not before the first round
     while (rows.children.length > list.length) rows.lastChild.remove();
     list.forEach((peer, number) => {
       const [name, share, doing] = (rows.children[number] ?? rows.appendChild(rowOf())).children;
       put(name, peer.name || peer.id);
-      const percent = Math.round(100 * (peer.share ?? 0));
-      share.firstChild.hidden = peer.share === undefined;
+      const percent = 100 * (peer.share ?? 0);
+      share.firstChild.hidden = !shared;
       share.firstChild.firstChild.style.width = `${percent}%`;
-      put(share.lastChild, peer.share === undefined ? "" : `${percent} %`);
+      put(share.lastChild, !shared ? "" : `${percent.toFixed(list.length > CROWD ? 1 : 0)} %`);
       put(doing.firstChild, peer.state);
       put(doing.lastChild, whyOf(peer));
     });
@@ -261,7 +271,7 @@ const view = (() => {
   new ResizeObserver(draw).observe(part("chart"));
 
   return {
-    state, note, bare, described, status, metric, draw, tookPart,
+    state, note, bare, described, status, before, metric, draw, tookPart,
     latest: () => Math.max(-1, ...training.keys()),
     hasPeers: () => part("peer-rows").children.length > 0,
     retry: (yes) => (part("again").hidden = !yes),
