@@ -83,9 +83,8 @@ class SwarmExtension(ExtensionApp):
 
     def initialize_handlers(self) -> None:
         gate = Gate(self.manager, self._owner_secret, FailureLimiter(self.wrong_invites_per_minute))
-        address = addresses.PublicAddress(self._app, self.public_url)
-        address.watch(self._app.web_app.settings)
-        self.handlers.extend(routes(gate, address))
+        self._address = addresses.PublicAddress(self._app, self.public_url)
+        self.handlers.extend(routes(gate, self._address))
 
     def current_activity(self) -> dict[str, Any] | None:  # type: ignore[override]
         """The sessions with peers in them, which keep the server from shutting itself down for idleness."""
@@ -115,6 +114,8 @@ class SwarmExtension(ExtensionApp):
     async def _begin(self) -> None:
         """Let kernels of this server find it, and take up the sessions of an earlier server."""
         os.environ.update(self.kernel_environment())
+        # Not before all extensions are loaded: JupyterHub's puts its own log in the place of what looks at requests.
+        self._address.watch(self._app.web_app.settings)
         self._activity.start()
         await self.manager.start(resume=self._app.identity_provider.auth_enabled)
 

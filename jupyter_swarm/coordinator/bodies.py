@@ -44,6 +44,14 @@ class ApiHandler(Guarded, APIHandler):
         # tornado's own limit comes after ours, so that ours can answer in words
         self.request.connection.set_max_body_size(2 * self.body_limit)  # type: ignore[union-attr]
 
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        # tornado closes a connection of whose body something is left, and does not say so. A proxy that keeps its
+        # connections (JupyterHub's does) would send somebody else's request into the closed one.
+        headers = self.request.headers
+        if "Transfer-Encoding" in headers or self._size < int(headers.get("Content-Length", "0")):
+            self.set_header("Connection", "close")
+        super().write_error(status_code, **kwargs)
+
     async def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
         if self._size <= self.body_limit:

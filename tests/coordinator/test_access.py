@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tornado.websocket import WebSocketClientConnection
 
-from .server import RECIPE, Swarm, opening, sha256
+from .server import RECIPE, Swarm, opening, sha256, wrong_secret
 
 
 async def login(swarm: Swarm) -> dict[str, str]:
@@ -39,6 +39,15 @@ async def test_a_made_up_secret_does_not_lend_weight_to_a_cookie(swarm: Swarm) -
         answer = await swarm.call("DELETE", f"sessions/{session}", {**await login(swarm), header: "made-up"})
         assert answer.code in (401, 403)
     assert swarm.manager.live == [session]
+
+
+async def test_a_refusal_that_leaves_a_body_unread_says_that_the_connection_ends(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    path, kept = f"sessions/{session}/actions", {"Connection": "keep-alive"}
+    refused = await swarm.call("POST", path, {**wrong_secret(), **kept}, '{"action": "pause"}')
+    assert (refused.code, refused.headers["Connection"]) == (401, "close")
+    read = await swarm.call("POST", path, {**swarm.owner(), **kept}, '{"action": "fly"}')
+    assert (read.code, read.headers.get("Connection")) == (400, None)
 
 
 async def test_secrets_need_no_cookie(swarm: Swarm) -> None:
