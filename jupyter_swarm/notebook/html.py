@@ -75,12 +75,12 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return f'<table style="border-collapse:collapse;line-height:1.45;margin:.3em 0">{rows}</table>'
 
 
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], label: str) -> str:
-    """A table; the first column and the last are text, the others are numbers or short words. A long one scrolls, with
-    the keyboard, too."""
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], label: str, text_last: bool = True) -> str:
+    """A table; the first column is text, the last is unless told otherwise, the others are numbers or short words. A
+    long one scrolls, with the keyboard, too."""
 
     def cell(tag: str, text: str, number: int) -> str:
-        last = number == len(head) - 1
+        last = text_last and number == len(head) - 1
         style = f"padding:.2em .9em .2em 0;border-bottom:1px solid {_LINE};vertical-align:top;"
         style += f"text-align:{'left' if last or not number else 'right'};"
         style += "white-space:normal;min-width:16em" if last else "white-space:nowrap"
@@ -165,12 +165,11 @@ def checkpoints(found: Iterable[Checkpoint]) -> str:
 def comparison(found: Comparison) -> str:
     """Two checkpoints side by side: what was measured of them, then how far apart their tensors are."""
     measured = [
-        (name, *("-" if value is None else f"{value:,.6g}" for value in pair), "")
-        for name, pair in found.metrics.items()
+        (name, *("-" if value is None else f"{value:,.6g}" for value in pair)) for name, pair in found.metrics.items()
     ]
-    apart = [(name, f"{value:.3g}", "") for name, value in [("all tensors", found.total), *found.tensors.items()]]
-    return table(("", *found.names, ""), measured, "measured") + table(
-        ("tensor", "‖a - b‖ / ‖a‖", ""), apart, "how far apart the tensors are"
+    apart = [(name, f"{value:.3g}") for name, value in [("all tensors", found.total), *found.tensors.items()]]
+    return table(("", *found.names), measured, "measured", text_last=False) + table(
+        ("tensor", "‖a - b‖ / ‖a‖"), apart, "how far apart the tensors are", text_last=False
     )
 
 

@@ -157,7 +157,10 @@ def reach_text(reach: str | None, outside: bool | None) -> str:
     if outside:
         return "yes: somebody has connected from another machine"
     if reach == "machine":
-        return "from this machine only: the link names this very machine. Others need its address: %swarm invite --url"
+        return (
+            "from this machine only: the link names this very machine. With an address that others reach: "
+            "%swarm invite --url http://ADDRESS"
+        )
     known = {"network": "a network's address", "internet": "an internet address"}.get(reach or "", "")
     proof = "nobody has connected from another machine yet"
     if outside is None:

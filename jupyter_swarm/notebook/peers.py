@@ -50,7 +50,7 @@ class Peers:
         found = self.session.peers()
         self.muted = frozenset(str(peer["id"]) for peer in found if peer.get("muted"))
         put(self.table, html.peers(found))
-        choices(self.chosen, [(_named(peer), peer["id"]) for peer in found])
+        choices(self.chosen, [(str(peer["name"] or peer["id"]), peer["id"]) for peer in found])
 
     def _button(self, text: str, icon: str, tooltip: str, action: SteerAction) -> Any:
         def pressed() -> None:
@@ -79,10 +79,6 @@ class Peers:
         count = len(self.chosen.value)
         self.remove.description = f"Really remove {count}?" if asked else "Remove"
         self.remove.button_style = "danger" if asked else ""
-
-
-def _named(peer: dict[str, Any]) -> str:
-    return f"{peer['name'] or peer['id']} ({peer['state']})"
 
 
 def _each(peers: Iterable[str], act: Callable[[str], object]) -> Callable[[], None]:
