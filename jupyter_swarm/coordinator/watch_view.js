@@ -129,9 +129,12 @@ const view = (() => {
     const [first, last] = [commits[0], commits.at(-1)];
     const between = (last.time - first.time) / (commits.length - 1);
     const late = Math.max(0, performance.now() / 1000 - last.time - 2 * between);
-    const seconds = last.time - first.time + late || 1;
-    const flow = first.bytes === undefined ? 0 : (last.bytes - first.bytes) / seconds;
-    return { samples: (last.samples - first.samples) / seconds, bytes: flow };
+    const counted = commits.find((commit) => commit.bytes !== undefined);
+    const since = (commit) => last.time - commit.time + late || 1;
+    return {
+      samples: (last.samples - first.samples) / since(first),
+      bytes: (last.bytes - counted.bytes) / since(counted),
+    };
   }
 
   function tiles(now) {
@@ -148,7 +151,7 @@ const view = (() => {
         list.push([`held-out ${name.slice(9).replaceAll("_", " ")}`, digits(value), ""]);
     if (over) list.push(["samples", short(now.samples_done), shown.took && `in ${shown.took}`]);
     else list.push(["samples a second", fast ? short(fast.samples) : "…", `${short(now.samples_done)} in all`]);
-    if (total) list.push(["data moved", bytes(total), !over && fast?.bytes ? `${bytes(fast.bytes)} a second` : ""]);
+    if (total) list.push(["data moved", bytes(total), !over && fast?.bytes > 0 ? `${bytes(fast.bytes)} a second` : ""]);
     const place = part("tiles");
     while (place.children.length > list.length) place.lastChild.remove();
     list.forEach(([label, value, aside, key], number) => {

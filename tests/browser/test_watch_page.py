@@ -74,6 +74,7 @@ async def test_a_session_is_seen_as_it_goes(swarm: Swarm, page: Page) -> None:
     await expect(chart).to_have_attribute("aria-label", re.compile("in round 7.* after round 6"))
     assert (await points(page, "training"), await points(page, "held-out")) == (7, 4)
     await expect(page.locator("#peer-rows tr")).to_have_text(["ann100 %training computing 4 samples"])
+    await expect(page.locator("#tiles")).to_contain_text(re.compile(r"samples a second[\d.]+.*data moved.* a second$"))
     await swarm.call("POST", f"sessions/{session}/actions", swarm.owner(), '{"action": "pause"}')
     await state_is(page, "paused", "owner")
     await expect(page.get_by_role("status")).to_have_text(re.compile("^paused: .*owner"))
