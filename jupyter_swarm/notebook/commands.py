@@ -27,7 +27,7 @@ from .views import Notebook
 Function = Callable[[Notebook, Namespace], Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
 COMMANDS: dict[str, Function] = {}
-_OPTIONS = inspect.signature(api.host).parameters.keys() - {"rounds", "settings"}
+_OPTIONS = {*inspect.signature(api.host).parameters, *inspect.signature(rehearse).parameters} - {"rounds", "settings"}
 """What a line says in another way than by NAME=VALUE."""
 
 

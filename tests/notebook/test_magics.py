@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from jupyter_swarm.notebook import commands
 from jupyter_swarm.notebook.commands import COMMANDS
 from jupyter_swarm.peer import api
 from jupyter_swarm.protocol.errors import SettingError
@@ -198,6 +199,21 @@ def test_host_takes_the_cells_recipe_and_the_settings(
     assert calls[0][1]["rounds"] == 3
     said_there = {"name": "", "lr": 0.1, "minimum_peers": 2, "rounds": 7, "train": False}
     assert calls[1][1] | said_there == calls[1][1]
+
+
+def test_host_rehearses_with_the_settings_and_opens_nothing(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(commands, "rehearse", lambda *given, **settings: calls.append((given, settings)))
+    said("%swarm host cs101 --recipe digits --rehearse 30 --rounds 200 lr=0.1 rounds=7")
+    assert calls == [(("digits", 30, None), {"lr": 0.1})]
+    assert "peers is not a setting" in said("%swarm host --rehearse 30 peers=3")
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_tunnel_that_cannot_be_opened_is_said_before_a_session_is(said: Said, server: Server) -> None:
+    line = f"%swarm host --recipe digits --server {server.url} --tunnel"
+    assert "'no-such-tunnel' cannot be started" in said(f"{line} 'no-such-tunnel {{port}}'")
+    assert "cannot be read" in said(f"""{line} 'x "'""")
 
 
 # --- completion
