@@ -1,7 +1,7 @@
 """Builds the panel with npm into jupyter_swarm/labextension_build, unless what is there was built from these sources.
 
-`python labextension/building.py` does it, and so does the build hook beside it. Where something is to be built and there
-is no node of the right age on the PATH, the first installs one beside its Python, the other has it brought by pip.
+`python labextension/building.py` does it, and so does the build hook beside it. Where something is to be built and
+there is no node of the right age on the PATH, the first installs one beside its Python; to the other pip brings one.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ export function openPeerMenu(peer: IPeer, button: HTMLElement, act: OnPeer, tran
     commands.addCommand(id, { label, execute, isToggled: () => isToggled });
     to.addItem({ command: id });
   };
-  if (peer.paused_by) {
+  // Who has paused itself goes on when it likes.
+  if (peer.paused_by && peer.paused_by !== 'itself') {
     add(menu, 'resume', trans.__('Resume'), () => act('resume'));
   } else {
     add(menu, 'pause', trans.__('Pause'), () => act('pause'));

@@ -1,0 +1,59 @@
+"""JupyterLab with the panel, on the server of the fixtures. The panel is built first if its sources have changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, Page
+from traitlets.config import Config
+
+from tests.coordinator.server import Swarm
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def panel_folder() -> Path:
+    """Where the built panel is. Where it cannot be built the tests are skipped, but not in continuous integration."""
+    command = [sys.executable, str(TOP / "labextension" / "building.py")]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode and not os.environ.get("CI"):
+        pytest.skip(f"The panel could not be built, and was not tested: {made.stderr[-500:]}")
+    assert not made.returncode, made.stderr
+    return TOP / "jupyter_swarm" / "labextension_build"
+
+
+@pytest.fixture
+def jp_server_config(jp_server_config: Config, panel_folder: Path, tmp_path: Path) -> Config:
+    jp_server_config.ServerApp.jpserver_extensions = {
+        **jp_server_config.ServerApp.jpserver_extensions,
+        "jupyterlab": True,
+    }
+    quiet: dict[str, Any] = {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
+    folders = {
+        "extra_labextensions_path": [str(panel_folder)],
+        "user_settings_dir": str(tmp_path / "settings"),
+        "workspaces_dir": str(tmp_path / "workspaces"),
+    }
+    jp_server_config.merge({"LabApp": {**quiet, **folders}, "LabServerApp": folders})
+    return jp_server_config
+
+
+async def open_lab(swarm: Swarm, page: Page, path: str = "lab") -> None:
+    """Load the page, as its owner."""
+    token = swarm.app.identity_provider.token
+    await page.goto(f"http://127.0.0.1:{swarm.port}{swarm.base}{path}?token={token}")
+    await page.locator("#main").wait_for()
+    await page.locator("#jupyterlab-splash").wait_for(state="detached")
+
+
+async def open_panel(swarm: Swarm, page: Page) -> Locator:
+    """Load the page and show the panel in the sidebar."""
+    await open_lab(swarm, page)
+    await page.locator('.jp-SideBar [data-id="jupyter-swarm"]').click()
+    return page.locator("#jupyter-swarm")

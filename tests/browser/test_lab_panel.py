@@ -1,0 +1,243 @@
+"""The panel in JupyterLab: what it shows of a session, and what its buttons do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from jupyter_swarm.coordinator.status import PeerStatus
+from jupyter_swarm.peer.checkpoints import open_checkpoint
+from jupyter_swarm.protocol.invites import parse_invite
+from tests.coordinator.scripted import ScriptedPeer
+from tests.coordinator.server import Swarm
+
+from .lab import jp_server_config, open_lab, open_panel, panel_folder
+
+__all__ = ["jp_server_config", "panel_folder"]
+
+
+async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
+    return await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), name, device="cpu")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.05)
+
+
+def tile(panel: Locator, name: str) -> Locator:
+    return panel.locator(".swarm-tiles div", has_text=name).locator("dd")
+
+
+async def test_a_session_is_seen_as_it_goes(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=300, evaluate_every=2)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-reason")).to_have_text("waiting for peers: nobody has joined yet")
+    await expect(panel.locator(".swarm-connection")).to_have_text("live")
+    peer = await joined(swarm, session)
+    await peer.train(3)
+    await expect(tile(panel, "of 300 rounds")).to_have_text("3")
+    await expect(tile(panel, "held-out loss")).to_have_text("2")
+    await expect(panel.locator(".swarm-peer .swarm-name")).to_have_text("ann")
+    await expect(panel.locator(".swarm-peer .swarm-facts")).to_contain_text("100\u202f% of all")
+    curve = panel.get_by_role("slider", name="Curve of loss")
+    await expect(curve).to_have_attribute("aria-valuetext", "round 3: training 1, held-out 2")
+    await peer.train(7)
+    await expect(curve).to_have_attribute("aria-valuetext", re.compile("^round 7: "))
+    await curve.focus()
+    await page.keyboard.press("ArrowLeft")
+    await page.keyboard.press("ArrowLeft")
+    await expect(curve).to_have_attribute("aria-valuetext", re.compile("^round 6: "))
+    await expect(page.locator(".swarm-status-button")).to_have_text("CS 101: training · round 7 · 1 peer")
+
+
+async def test_a_page_that_is_loaded_again_shows_the_same(swarm: Swarm, page: Page) -> None:
+    first = await swarm.open_session(rounds=9)
+    await (await joined(swarm, first)).train(4)
+    await swarm.open_session(rounds=9)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-reason")).to_contain_text("nobody has joined")
+    await panel.get_by_role("combobox", name="Session to be shown").select_option(first)
+    curve = panel.get_by_role("slider", name="Curve of loss")
+    await expect(curve).to_have_attribute("aria-valuetext", re.compile("^round 4: "))
+    await page.wait_for_timeout(1000)  # JupyterLab saves its state a little later
+    await page.reload()
+    await expect(curve).to_have_attribute("aria-valuetext", re.compile("^round 4: "))
+
+
+async def test_the_session_is_paused_and_ended(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=9)
+    status = swarm.manager.runtime(session).status
+    panel = await open_panel(swarm, page)
+    await panel.get_by_role("button", name="Pause", exact=True).click()
+    await expect(panel.locator(".swarm-status .swarm-state strong")).to_have_text("paused")
+    await expect(panel.get_by_role("status").filter(has_text="CS 101: paused")).to_have_count(1)
+    assert status().state == "paused"
+    await panel.get_by_role("button", name="Resume", exact=True).click()
+    await expect(panel.locator(".swarm-status .swarm-state strong")).to_have_text("waiting")
+    await panel.get_by_role("button", name="End").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert status().state == "waiting"
+    await panel.get_by_role("button", name="End").click()
+    await page.get_by_role("dialog").get_by_role("button", name="End").click()
+    await until(lambda: status().state == "finished")
+    await panel.get_by_role("button", name="Delete").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(panel.locator(".swarm-reason")).to_have_text("This session was deleted.")
+
+
+async def test_a_peer_is_steered_with_the_keyboard(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=9)
+    panel = await open_panel(swarm, page)
+    await joined(swarm, session)
+
+    def peer() -> PeerStatus:
+        return swarm.manager.runtime(session).status().peers[0]
+
+    async def choose(*keys: str) -> None:
+        await panel.get_by_role("button", name="Actions for").focus()
+        for key in ("Enter", *keys):
+            await page.keyboard.press(key)
+
+    await choose("p", "Enter")
+    await until(lambda: peer().paused_by == "the instructor")
+    await expect(panel.get_by_role("button", name="Actions for ann")).to_be_focused()
+    await choose("r", "Enter")
+    await until(lambda: peer().paused_by == "")
+    await choose("g", "ArrowRight", "ArrowDown", "Enter")
+    await until(lambda: peer().slowed == 0.5)
+    await expect(panel.locator(".swarm-peer .swarm-why")).to_contain_text("gets 50\u202f% of its work")
+    await choose("h", "Enter")
+    await until(lambda: peer().muted)
+    await expect(panel.locator(".swarm-peer .swarm-name")).not_to_have_text("ann")
+
+
+async def test_an_invite_is_made_copied_and_revoked(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session()
+    panel = await open_panel(swarm, page)
+    await panel.get_by_label("For whom").fill("row 3")
+    await panel.get_by_role("button", name="Make a link").click()
+    link = await panel.get_by_label("The link", exact=True).input_value()
+    invite = parse_invite(link)
+    assert invite.session == session
+    assert invite.server == f"http://127.0.0.1:{swarm.port}{swarm.base}".rstrip("/")
+    await expect(panel.get_by_text("Reachable from this machine only")).to_be_visible()
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await panel.get_by_role("button", name="Copy row 3").click()
+    await expect(panel.get_by_text("The link is copied.")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == link
+    await panel.get_by_role("button", name="Revoke row 3").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    await expect(panel.get_by_text("Nobody is invited.")).to_be_visible()
+    answer = await swarm.call("GET", f"sessions/{session}", {"X-Swarm-Invite": invite.secret})
+    assert answer.code in (401, 403, 410)
+
+
+async def test_where_nothing_may_be_copied_the_link_is_shown(swarm: Swarm, page: Page) -> None:
+    await page.add_init_script("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    await swarm.open_session()
+    panel = await open_panel(swarm, page)
+    await panel.get_by_role("button", name="Make a link").click()
+    await panel.get_by_role("button", name="Copy", exact=True).click()
+    field = page.get_by_role("dialog").get_by_label("To be copied")
+    await expect(field).to_be_focused()
+    assert parse_invite(await field.input_value())
+
+
+async def test_a_checkpoint_is_saved_and_downloaded_whole(swarm: Swarm, page: Page, tmp_path: Path) -> None:
+    session = await swarm.open_session(rounds=9)
+    await (await joined(swarm, session)).train(2)
+    panel = await open_panel(swarm, page)
+    await panel.get_by_label("Name of the checkpoint").fill("before lunch")
+    await panel.get_by_role("button", name="Save now").click()
+    async with page.expect_download() as download:
+        await panel.get_by_role("button", name="Download the checkpoint before lunch").click()
+    kept = await download.value
+    assert kept.suggested_filename == "before lunch.zip"
+    with zipfile.ZipFile(await kept.path()) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path)
+    found = open_checkpoint(tmp_path / "before lunch")
+    assert (found.name, found.version) == ("before lunch", 2)
+
+
+async def test_polling_goes_on_where_the_websocket_does_not_come_through(swarm: Swarm, page: Page) -> None:
+    await page.route_web_socket(re.compile("/watch$"), lambda route: asyncio.ensure_future(route.close()))
+    session = await swarm.open_session(rounds=9)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-connection")).to_have_text("read every few seconds")
+    await (await joined(swarm, session)).train(2)
+    await expect(tile(panel, "of 9 rounds")).to_have_text("2")
+
+
+async def test_nobody_is_followed_while_the_page_is_hidden(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=9)
+    runtime = swarm.manager.runtime(session)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-connection")).to_have_text("live")
+    turn = "Object.defineProperty(document, 'hidden', {get: () => %s, configurable: true});"
+    turn += "document.dispatchEvent(new Event('visibilitychange'))"
+    await page.evaluate(turn % "true")
+    await until(lambda: not runtime._viewers)
+    await (await joined(swarm, session)).train(3)
+    await page.evaluate(turn % "false")
+    await expect(tile(panel, "of 9 rounds")).to_have_text("3")
+    curve = panel.get_by_role("slider", name="Curve of loss")
+    await expect(curve).to_have_attribute("aria-valuetext", re.compile("^round 3: "))
+
+
+@pytest.mark.parametrize(
+    ("pasted", "said"),
+    [
+        ("%swarm join", "This is not an invite link."),
+        ("http://x/swarm/join/class#k3Zt", "This link is not complete"),
+        ("http://x/swarm/watch/class#" + 36 * "k", "This link is for watching"),
+        ("http://x/{1}/swarm/join/class#" + 36 * "k", "This link is not complete"),
+    ],
+)
+async def test_what_is_no_invite_gets_into_no_cell(swarm: Swarm, page: Page, pasted: str, said: str) -> None:
+    panel = await open_panel(swarm, page)
+    await panel.get_by_role("button", name="Join by a link").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_role("textbox").fill(pasted)
+    await dialog.get_by_role("button", name="Join").click()
+    await expect(dialog).to_contain_text(said)
+    await expect(dialog.get_by_role("textbox")).to_have_value(pasted)
+
+
+async def test_the_launcher_opens_a_session_in_a_new_notebook(swarm: Swarm, page: Page) -> None:
+    await open_lab(swarm, page)
+    await page.locator(".jp-LauncherCard", has_text="Train together").click()
+    await page.get_by_label("Name").fill('CS "101"')
+    await page.get_by_role("dialog").get_by_role("button", name="Open").click()
+    cell = page.locator(".jp-Notebook .jp-Cell").first
+    await expect(cell).to_contain_text('%swarm host "CS 101" --recipe digits')
+    panel = page.locator("#jupyter-swarm")
+    await expect(panel.locator("h2")).to_contain_text("CS 101", timeout=90_000)
+    await expect(panel.locator(".swarm-peer .swarm-name")).to_have_count(1)
+
+
+async def test_the_colours_follow_the_theme(swarm: Swarm, page: Page, tmp_path: Path) -> None:
+    kept = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"theme": "JupyterLab Dark"}')
+    session = await swarm.open_session(rounds=9)
+    await (await joined(swarm, session)).train(3)
+    panel = await open_panel(swarm, page)
+    await expect(tile(panel, "of 9 rounds")).to_have_text("3")
+    drawn = """canvas => {
+        const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        const found = new Set();
+        for (let at = 0; at < data.length; at += 4) {
+            found.add(data.slice(at, at + 4).join());
+        }
+        return [...found];
+    }"""
+    colours = await panel.locator("canvas").first.evaluate(drawn)
+    assert {"86,180,233,255", "240,160,75,255"} <= set(colours)  # the dark theme's training and held-out
