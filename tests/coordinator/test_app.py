@@ -39,7 +39,7 @@ async def use():
     client.stop_channels()
     await app.kernel_manager.shutdown_kernel(kernel, now=True)
     texts = [message["content"].get("text", "") + "".join(message["content"].get("traceback", [])) for message in said]
-    heavy = sorted({"torch", "jupyterlab", "matplotlib", "xarray"} & set(sys.modules))
+    heavy = sorted({"torch", "matplotlib", "xarray"} & set(sys.modules))
     print(json.dumps({"kernel": texts, "heavy": heavy, "port": app.port, "token": app.identity_provider.token}))
     app.stop()
 
