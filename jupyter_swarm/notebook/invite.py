@@ -75,6 +75,8 @@ class InviteCard:
         """The session is over: forget the link."""
         self._forget("")
         show(self.box, False)
+        over = f"The invites to {self.session.id} are over, as it is."
+        self.display.show({"text/html": html.quiet(over), "text/plain": over})
 
     def show(self) -> None:
         """Display the card. Without a kernel it says how it is shown again, and no secret."""

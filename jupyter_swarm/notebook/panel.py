@@ -226,8 +226,10 @@ class Panel:
 
     def show(self) -> None:
         """Display, or display anew in the same place: the widgets, or their last picture when the session is over."""
-        if self.over and self.invite is not None and self._last.state == "finished":
-            self.invite.close()
+        if self._last.state == "finished":
+            show(self.peers.steering, False)
+            if self.invite is not None:
+                self.invite.close()
         self.display.show(self.heading(), self._repr_mimebundle_(), self.tail())
 
     def heading(self) -> dict[str, Any]:

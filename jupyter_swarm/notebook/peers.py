@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from ..peer.api import Session
 from ..protocol.standing import SteerAction
 from . import html
-from .parts import Said, button, choices, labelled, put, row
+from .parts import Said, button, choices, labelled, put, row, show
 
 _SHARES = [("half of its speed", 0.5), ("a quarter", 0.25), ("a tenth", 0.1), ("all of it again", 1.0)]
 
@@ -37,12 +37,10 @@ class Peers:
         self.mute = self._button("Mute", "eye-slash", "Their names and curves are shown nowhere", "mute")
         self.unmute = self._button("Unmute", "eye", "Their names are shown again", "unmute")
         self.remove = button("Remove", "times", "They are sent away and cannot come back as they are", self._removed)
-        steering = [
-            self.chosen,
-            row(self.pause, self.resume, self.mute, self.unmute, self.remove),
-            row(self.share, self.slow),
-        ]
-        self.box = widgets.VBox([self.table, *(steering if steers else []), self.said.box])
+        buttons = [self.pause, self.resume, self.mute, self.unmute, self.remove]
+        self.steering = widgets.VBox([self.chosen, row(*buttons), row(self.share, self.slow)])
+        show(self.steering, steers)
+        self.box = widgets.VBox([self.table, self.steering, self.said.box])
         self._ask(False)
 
     def refresh(self) -> None:

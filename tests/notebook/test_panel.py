@@ -85,7 +85,7 @@ def test_who_may_not_steer_has_no_buttons_for_it(session: Session, role: str, st
     session.role = role
     panel = Panel(session)  # type: ignore[arg-type]
     assert (panel.end in panel.buttons.children) is steers
-    assert (panel.peers.chosen in panel.peers.box.children) is steers
+    assert (panel.peers.steering.layout.display is None) is steers
     assert (panel.checkpoints.saving.layout.display is None) is steers
     assert panel.leave in panel.buttons.children
 
