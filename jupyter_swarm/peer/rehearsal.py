@@ -40,7 +40,6 @@ _ROUNDS = 5
 _JOIN_SECONDS = 60.0
 _ROUND_SECONDS = 120.0
 _COMPUTING_SECONDS = 1.0
-_ASK_SECONDS = 0.5
 _END_SECONDS = 15.0
 
 
@@ -100,7 +99,12 @@ class _Rehearsing:
         self._known = sample_seconds > 0
         self._pace = Pace(sample_seconds or 3600.0, _COMPUTING_SECONDS)
         self._memory = ServerMemory(client.server)
-        self._found = Rehearsal(recipe=recipe.name, server=client.server, peers=peers)
+        self._found = Rehearsal(
+            recipe=recipe.name,
+            server=client.server,
+            peers=peers,
+            parameter_bytes=4 * computer.layout.elements,
+        )
         self._session = ""
         self._students: _Students
         self._slowest = 0.0

@@ -90,9 +90,10 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     """What simulated students found on a server.
 
     joined: how many of the `peers` got in, the last after `join_seconds`, each having fetched `join_bytes` (data and
-    recipe) beforehand. failures: why others did not, or were put out. memory_…: of the server's process, in bytes:
-    before, at most; what its machine had left at least, and has; all 0 if `memory_unknown` says why. slowest_answer:
-    seconds that the server took at most to answer somebody else meanwhile. problems: what ended the rehearsal early.
+    recipe) beforehand, and `parameter_bytes` more if it comes after the first round. failures: why others did not, or
+    were put out. memory_…: of the server's process, in bytes: before, at most; what its machine had left at least, and
+    has; all 0 if `memory_unknown` says why. slowest_answer: seconds that the server took at most to answer somebody
+    else meanwhile. problems: what ended the rehearsal early.
     """
 
     recipe: str
@@ -102,6 +103,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[str, ...] = ()
     join_seconds: float = 0.0
     join_bytes: int = 0
+    parameter_bytes: int = 0
     phases: tuple[Phase, ...] = ()
     memory_before: int = 0
     memory_peak: int = 0
@@ -187,7 +189,8 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("joins", f"{self.joined} of {self.peers}")]
         if self.joined:
-            fetched = f"; each fetched {bytes_text(self.join_bytes)} first" if self.join_bytes else ""
+            fetched = f"; each fetched {bytes_text(self.join_bytes)} first"
+            fetched += f", whoever comes later {bytes_text(self.parameter_bytes)} of parameters too"
             rows[0] = ("joins", f"{rows[0][1]}, the slowest within {self.join_seconds:.1f} s{fetched}")
         for phase in self.phases:
             rows += self._rows_of(phase)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psutil
 import pytest
+import torch
 
 import jupyter_swarm
 from jupyter_swarm.peer.client import Client
@@ -48,6 +49,18 @@ def test_every_strategy_of_a_recipe_is_rehearsed_and_nothing_is_left(server: Ser
 
 def test_estimates_of_the_hessian_travel_too(server: Server) -> None:
     assert rehearse(Recipe.from_source(SOPHIA), peers=2, server=server.url, rounds=2).ok
+
+
+def test_a_recipe_for_other_machines_is_rehearsed_without_their_speed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    text = PLAIN.replace("seed=3", "seed=3, device='cuda'")
+    found = rehearse(Recipe.from_source(text), peers=2, server=server.url, rounds=1)
+    assert "not known: This recipe needs a GPU" in capsys.readouterr().out
+    assert found.ok, found
+    assert found.phases[0].computing == 0
+    assert "of computing" not in str(found)
 
 
 def test_whoever_finds_no_room_is_counted(server: Server) -> None:
