@@ -77,13 +77,16 @@ def _modules(package: Path) -> Files:
 
 
 def _data(installed: Distribution, package: Path) -> Files:
-    """What is installed for Jupyter to find: the extension's configuration, and the panel if it is built."""
+    """What is installed for Jupyter to find: the extension's configuration, and the panel if it is built. One in a
+    source tree may have been built again since."""
+    panels = _labextensions(package)
+    folders = ("etc",) if panels else ("etc", "share")
     found = {}
     for file in installed.files or ():
         inside = [part for part in file.parts if part != ".."]
-        if ".." in file.parts and inside[0] in ("etc", "share") and (path := Path(str(file.locate()))).is_file():
+        if ".." in file.parts and inside[0] in folders and (path := Path(str(file.locate()))).is_file():
             found[f"{_DATA}/{'/'.join(inside)}"] = path.read_bytes()
-    for root in _labextensions(package):
+    for root in panels:
         name = json.loads((root / "package.json").read_bytes())["name"]
         for path in _files_in(root):
             found[f"{_DATA}/{_LABEXTENSIONS}/{name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()

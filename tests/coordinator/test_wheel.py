@@ -100,6 +100,7 @@ def test_a_panel_that_is_built_in_a_source_tree_comes_along(tmp_path: Path) -> N
     place = f"jupyter_swarm-{jupyter_swarm.__version__}.data/data/share/jupyter/labextensions/a-panel"
     assert found[f"{place}/static/main.js"] == b"run()"
     assert f"{place}/package.json" in found
+    assert {path for path in found if "/share/" in path} == {f"{place}/static/main.js", f"{place}/package.json"}
 
 
 async def test_everybody_gets_it_by_its_name_only(swarm: Swarm) -> None:
