@@ -21,7 +21,7 @@ from ..peer.api import Session
 from ..peer.record import OVER, Status
 from ..protocol.errors import SwarmError
 from . import html
-from .frontend import Display, saves_widgets
+from .frontend import Display, in_colab, saves_widgets
 from .invite import InviteCard
 from .keeping import Checkpoints
 from .parts import Said, button, put, row, show, view_of
@@ -195,7 +195,8 @@ class Panel:
         self._thread.start()
 
     def follow(self) -> None:
-        """Refresh in the foreground until the session is over. An interrupt pauses this kernel's training."""
+        """Refresh in the foreground until the session is over. An interrupt pauses this kernel's training; what is
+        shown goes on in the background, where the front end shows that."""
         self.said(_WAITS)
         try:
             while self.refresh():
@@ -210,6 +211,8 @@ class Panel:
                 "Training on this kernel is paused: %swarm resume goes on." if trains else "Nothing else has stopped."
             )
             self.said(f"Interrupted; the session lives. {paused}")
+            if not in_colab() and self._thread.ident is None:
+                self.start()
         self.show()
 
     def close(self) -> None:

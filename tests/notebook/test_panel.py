@@ -166,6 +166,9 @@ def test_an_interrupt_of_the_foreground_pauses_training(session: Session, monkey
     panel.follow()
     assert session.done == ["pause"]
     assert "%swarm resume" in panel.said.box.value
+    assert panel._thread.is_alive(), "the panel lives on behind the cell"
+    panel.close()
+    panel._thread.join(20)
     session.trains = False
     panel.follow()
     assert session.done == ["pause"]
