@@ -76,7 +76,8 @@ class InviteCard:
         self._forget("")
         show(self.box, False)
         over = f"The invites to {self.session.id} are over, as it is."
-        self.display.show({"text/html": html.quiet(over), "text/plain": over})
+        # Widgets that no kernel serves any more would be an error in a notebook that is opened again.
+        self.display.show({"text/html": html.quiet(over), "text/plain": over}, {"text/html": "", "text/plain": ""})
 
     def show(self) -> None:
         """Display the card. Without a kernel it says how it is shown again, and no secret."""

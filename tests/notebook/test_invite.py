@@ -124,7 +124,11 @@ def test_the_output_has_no_secret_and_a_front_end_that_saves_widgets_gets_it_onl
     assert secret not in state(card)
 
 
-def test_the_end_of_the_session_takes_the_secret_away(session: Session, card: InviteCard) -> None:
+def test_the_end_of_the_session_takes_the_secret_away(
+    session: Session, card: InviteCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[dict[str, object], ...]] = []
+    monkeypatch.setattr(card.display, "show", lambda *bundles: shown.append(bundles))
     secret = card.issued["link"].partition("#")[2]
     panel = Panel(session, invite=card)  # type: ignore[arg-type]
     assert secret in state(card)
@@ -132,3 +136,4 @@ def test_the_end_of_the_session_takes_the_secret_away(session: Session, card: In
     panel.refresh()
     panel.show()
     assert secret not in state(card)
+    assert [VIEW in bundle for bundle in shown[-1]] == [False, False]
