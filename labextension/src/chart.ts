@@ -69,6 +69,13 @@ export function draw(canvas: HTMLCanvasElement, plot: IPlot): IFrame {
   const atX = (value: number): number => left + ((value - first) / (last - first)) * (right - left);
   const frame = { left, right, first, last };
 
+  if (!shown.length) {
+    pen.fillStyle = colour('--swarm-axis');
+    pen.textAlign = 'center';
+    pen.fillText(plot.y, width / 2, height / 2);
+    return frame;
+  }
+
   // The axes and their grid.
   pen.strokeStyle = colour('--swarm-grid');
   pen.fillStyle = colour('--swarm-axis');
@@ -86,10 +93,6 @@ export function draw(canvas: HTMLCanvasElement, plot: IPlot): IFrame {
     pen.fillText(short(tick), atX(tick), height - 1.45 * em);
   }
   pen.fillText(plot.x, (left + right) / 2, height - 0.25 * em);
-  if (!shown.length) {
-    pen.fillText(plot.y, (left + right) / 2, (height - em) / 2);
-    return frame;
-  }
 
   // Faint points first, so that no line hides behind another's.
   for (const line of shown) {

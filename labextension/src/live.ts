@@ -60,7 +60,8 @@ export class Live {
     } else if (!this._socket) {
       this._options.changed('connecting');
       this._connect();
-      void this._options.read().catch(() => undefined);
+      // What the WebSocket does not tell: read again until it is there.
+      void this._options.read().catch(() => this._again());
     }
   };
 
@@ -87,6 +88,10 @@ export class Live {
 
   private _lost(): void {
     this._drop();
+    this._again();
+  }
+
+  private _again(): void {
     if (!this._over && !document.hidden) {
       void this._poll.start();
     }
@@ -100,7 +105,9 @@ export class Live {
       throw error;
     }
     this._say('polling');
-    if (!this._over && !this._socket && !document.hidden) {
+    if (this._opened) {
+      void this._poll.stop();
+    } else if (!this._over && !this._socket && !document.hidden) {
       this._connect();
     }
   }
