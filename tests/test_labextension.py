@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,12 @@ def test_what_the_panel_is_built_from_counts(tmp_path: Path, changed: str) -> No
     new = json.dumps({"cells": [{**cell, "source": "2"}]}) if changed.endswith("ipynb") else "changed"
     (tmp_path / changed).write_text(new)
     assert digest() != before
+
+
+@pytest.mark.parametrize("check", [["eslint", "."], ["prettier", "--check", "."]], ids=["eslint", "prettier"])
+def test_the_sources_are_in_order(check: list[str]) -> None:
+    command = TOP / "node_modules" / ".bin" / check[0]
+    if not command.exists():
+        pytest.skip("The panel has not been built here, and its tools are not installed.")
+    said = subprocess.run([command, *check[1:]], cwd=TOP, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
