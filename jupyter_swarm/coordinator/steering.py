@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..decisions.events import Change, ChangeStrategy, Finish, Pause, Resume
+from ..protocol.checks import changed_settings, check_rule, check_seed, check_spec
 from ..protocol.errors import SettingError
-from ..protocol.rules import (
-    RoundRule,
-    SessionSettings,
-    StrategyChange,
-    changed_settings,
-    check_rule,
-    check_seed,
-    check_spec,
-)
+from ..protocol.rules import RoundRule, SessionSettings, StrategyChange
 from ..shards.carried import check_streams
 from .refusals import SessionEnded
 

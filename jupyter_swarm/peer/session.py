@@ -139,7 +139,6 @@ class Session:
 
         Raises `RecipeError` for a recipe that cannot sample, `SessionError` before the first parameters are here.
         """
-        self._computer.must_sample()
         trainer = self._must_trainer()
         if self._sampled is None:
             self._sampled = self.recipe.build().eval()
