@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from ..protocol.checks import check_spec
 from ..protocol.errors import LayoutError, SessionError, SettingError, SwarmError
 from ..protocol.layout import LAYOUT_VERSION, Layout
 from ..protocol.manifest import check_export_names
-from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, check_spec
+from ..protocol.rules import RoundRule, SessionSettings, SessionSpec
 from ..protocol.standing import SteerAction
 from ..store.database import Database
 from ..store.rows import StoredSession

@@ -14,16 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..decisions.events import Change, ChangeStrategy, Finish, Pause, Resume, SteerPeer
+from ..protocol.checks import changed_settings, check_rule, check_seed, check_spec
 from ..protocol.errors import SettingError
-from ..protocol.rules import (
-    RoundRule,
-    SessionSettings,
-    StrategyChange,
-    changed_settings,
-    check_rule,
-    check_seed,
-    check_spec,
-)
+from ..protocol.rules import RoundRule, SessionSettings, StrategyChange
 from ..protocol.standing import SteerAction
 from ..shards.carried import check_streams
 from ..store.rows import Member

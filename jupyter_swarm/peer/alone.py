@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..optim.torch_optimizer import RuleOptimizer
+from ..protocol.checks import check_rule
 from ..protocol.layout import Stream
 from ..protocol.manifest import Manifest
-from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, Sophia, check_rule, rule_of
+from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, Sophia, rule_of
 from ..shards.gradients import GradientSum, parameter_groups, places_in
 from ..shards.vector import FlatVector
 from ..strategies import rules_of

@@ -177,18 +177,14 @@ class Computer:
     def sample(self, model: nn.Module, prompt: str) -> str:
         """What `model`, one that the recipe has built, makes of `prompt`. Raises `RecipeError` for a recipe that cannot
         sample."""
-        function = self.must_sample()
-        # A sampler draws random numbers, and training must not notice.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return str(call(function, "sample()", model, self.data, prompt))
-
-    def must_sample(self) -> Callable[..., str]:
-        """The recipe's `sample`. Raises `RecipeError` if it has none."""
-        if self.recipe.sample is None:
+        function = self.recipe.sample
+        if function is None:
             raise RecipeError(
                 f"The recipe {self.recipe.name} has no samples to show.", todo="Give its Recipe(…) a sample=function."
             )
-        return self.recipe.sample
+        # A sampler draws random numbers, and training must not notice.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return str(call(function, "sample()", model, self.data, prompt))
 
     def _step(
         self,

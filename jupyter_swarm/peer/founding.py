@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import safetensors.torch
 
-from ..protocol.rules import SessionSettings, SessionSpec, check_spec
+from ..protocol.checks import check_spec
+from ..protocol.rules import SessionSettings, SessionSpec
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
 from .checkpoints import Checkpoint, export_files

@@ -153,7 +153,6 @@ class Session:
 
         Raises `RecipeError` for a recipe that cannot sample, `SessionError` before the first parameters are here.
         """
-        self._computer.must_sample()
         return self._computer.sample(self._shared_model(), prompt)
 
     def evaluate(self, limit: int = 2000) -> dict[str, float]:

@@ -8,17 +8,9 @@ from typing import Any
 
 import msgspec
 
+from ..protocol.checks import changed_settings, check_rule, check_seed, check_settings
 from ..protocol.errors import SessionError, SettingError
-from ..protocol.rules import (
-    OptimizerRule,
-    RoundRule,
-    SessionSettings,
-    SessionSpec,
-    changed_settings,
-    check_rule,
-    check_seed,
-    check_settings,
-)
+from ..protocol.rules import OptimizerRule, RoundRule, SessionSettings, SessionSpec
 from ..strategies import EveryStep, LocalUpdates, Strategy, WarmStart
 
 ALIASES = {"lr": "learning_rate", "steps": "inner_steps", "batch": "target_batch"}

@@ -4,8 +4,7 @@
 
 Three peers of unequal speed train `EveryStep` through a real Jupyter server; one joins part-way and one leaves. The
 round records say which samples each round consumed; one process then takes torch's own optimizer through the same
-batches. The
-figure is ‖θ_together − θ_alone‖ / ‖θ_alone‖ over all parameters.
+batches. The figure is ‖θ_together − θ_alone‖ / ‖θ_alone‖ over all parameters.
 """
 
 from __future__ import annotations

@@ -33,28 +33,32 @@ class Proxy:
         self._threads[0].start()
 
     def _serve(self) -> None:
-        while True:
-            try:
+        with suppress(OSError):  # of `stop`
+            while True:
                 near, _ = self._listener.accept()
-            except OSError:
-                return
-            self._sockets.append(near)
-            request = b""
-            while b"\r\n\r\n" not in request and (data := near.recv(4096)):
-                request += data
-            if not request:
-                near.close()
-                return
-            self.requests.append(request.decode())
-            near.sendall(self._answer)
-            if b" 200 " not in self._answer:
-                near.close()
-                continue
-            far = socket.create_connection(("127.0.0.1", int(request.split(b" ")[1].rsplit(b":", 1)[1])))
-            self._sockets.append(far)
-            for source, sink in ((near, far), (far, near)):
-                self._threads.append(threading.Thread(target=self._pump, args=(source, sink)))
-                self._threads[-1].start()
+                self._sockets.append(near)
+                if not self._lead(near):
+                    return
+
+    def _lead(self, near: socket.socket) -> bool:
+        """Whether it was more than the wake-up call of `stop`."""
+        request = b""
+        while b"\r\n\r\n" not in request and (data := near.recv(4096)):
+            request += data
+        if not request:
+            near.close()
+            return False
+        self.requests.append(request.decode())
+        near.sendall(self._answer)
+        if b" 200 " not in self._answer:
+            near.close()
+            return True
+        far = socket.create_connection(("127.0.0.1", int(request.split(b" ")[1].rsplit(b":", 1)[1])))
+        self._sockets.append(far)
+        for source, sink in ((near, far), (far, near)):
+            self._threads.append(threading.Thread(target=self._pump, args=(source, sink)))
+            self._threads[-1].start()
+        return True
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         try:
@@ -187,7 +191,7 @@ def answering(data: bytes) -> Iterator[int]:
 
         def serve() -> None:
             near, _ = listener.accept()
-            with near:
+            with near, suppress(OSError):  # whoever asked may be gone
                 near.recv(4096)
                 near.sendall(data)
                 near.shutdown(socket.SHUT_WR)

@@ -94,11 +94,13 @@ def test_a_session_follows_what_is_set_and_samples_without_disturbing_it(server:
     assert session.digest() == digest
     assert torch.equal(torch.get_rng_state(), state)
 
-    hosted = api.host(Recipe.from_source(PLAIN), "steer", train=False, server=server.url, preflight=False)
+    mute = api.host(Recipe.from_source(PLAIN), "mute", rounds=1, server=server.url, preflight=False)
+    assert mute.wait(60)
     with pytest.raises(RecipeError, match="no samples to show"):
+        mute.sample("x")
+    hosted = api.host(Recipe.from_source(sampling), "steer", train=False, server=server.url, preflight=False)
+    with pytest.raises(SessionError, match="does not train"):
         hosted.sample("x")
-    with pytest.raises(SessionError):
-        api.host(Recipe.from_source(sampling), "s", train=False, server=server.url, preflight=False).sample("x")
     hosted.set(steps=7, batch=6)
     settings = hosted.set(lr=0.5, strategy=LocalUpdates(5, 3))
     assert (settings["learning_rate"], settings["inner_steps"]) == (0.5, 0), "the steps are the strategy's"

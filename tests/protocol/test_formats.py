@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_swarm.protocol import errors
+from jupyter_swarm.protocol.checks import check_spec
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.limits import check_numbers
 from jupyter_swarm.protocol.records import BookState, Contributor, RoundRecord, ShardDigest, Skip
@@ -23,7 +24,6 @@ from jupyter_swarm.protocol.rules import (
     Sophia,
     StrategyChange,
     StreamRule,
-    check_spec,
 )
 
 RULE_JSON = (
