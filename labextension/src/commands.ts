@@ -61,7 +61,7 @@ export function addCommands({ app, model, notebooks, trans, show, showLarge }: I
     async ({ cwd }) => {
       const wanted = await askForSession(trans);
       if (wanted) {
-        await notebooks.create(hostCell(wanted.name, wanted.recipe), true, cwd ?? '');
+        await notebooks.create(hostCell(wanted.name, wanted.recipe, wanted.rounds), true, cwd ?? '');
         show();
       }
     }

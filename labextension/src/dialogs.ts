@@ -6,9 +6,13 @@ import { Widget } from '@lumino/widgets';
 
 import { type Fault, readLink } from './links.js';
 
+/** How long a class takes, so that whoever comes a minute later finds it at work. */
+const ROUNDS: Readonly<Record<string, number>> = { digits: 3000, language: 130 };
+
 export interface INewSession {
   readonly name: string;
   readonly recipe: string;
+  readonly rounds: number;
 }
 
 /** A session's name and what it trains; null if it is not wanted after all. */
@@ -29,15 +33,20 @@ class SessionForm extends Widget implements Dialog.IBodyWidget<INewSession> {
     this._name = document.createElement('input');
     this._name.value = trans.__('class');
     this._recipe = document.createElement('select');
-    for (const [value, text] of [
-      ['digits', trans.__('digits: reads handwritten digits, in seconds')],
-      ['language', trans.__('language: writes like Shakespeare, in minutes')]
-    ] as const) {
-      this._recipe.add(new Option(text, value));
-    }
+    this._recipe.add(new Option(trans.__('digits: reads handwritten digits'), 'digits'));
+    this._recipe.add(new Option(trans.__('language: writes like Shakespeare'), 'language'));
+    this._rounds = document.createElement('input');
+    this._rounds.type = 'number';
+    this._rounds.min = '1';
+    const suggest = (): void => {
+      this._rounds.value = String(ROUNDS[this._recipe.value]);
+    };
+    this._recipe.addEventListener('change', suggest);
+    suggest();
     this.node.append(
       labelled(trans.__('Name'), this._name),
       labelled(trans.__('Recipe'), this._recipe),
+      labelled(trans.__('Rounds, after which it is over; you may end it at any time'), this._rounds),
       paragraph(
         trans.__(
           'A new notebook opens the session and shows its invite. A recipe of your own is a cell: %1.',
@@ -48,11 +57,14 @@ class SessionForm extends Widget implements Dialog.IBodyWidget<INewSession> {
   }
 
   getValue(): INewSession {
-    return { name: this._name.value.trim() || 'class', recipe: this._recipe.value };
+    const recipe = this._recipe.value;
+    const rounds = Math.floor(this._rounds.valueAsNumber);
+    return { name: this._name.value.trim() || 'class', recipe, rounds: rounds > 0 ? rounds : ROUNDS[recipe]! };
   }
 
   private readonly _name: HTMLInputElement;
   private readonly _recipe: HTMLSelectElement;
+  private readonly _rounds: HTMLInputElement;
 }
 
 /** A whole invite link; null if there is none. */

@@ -32,8 +32,8 @@ export function quoted(text: string): string {
 
 export const LOAD = '%load_ext jupyter_swarm';
 
-export function hostCell(name: string, recipe: string): string {
-  return `${LOAD}\n%swarm host ${quoted(name)} --recipe ${recipe}`;
+export function hostCell(name: string, recipe: string, rounds: number): string {
+  return `${LOAD}\n%swarm host ${quoted(name)} --recipe ${recipe} --rounds ${rounds}`;
 }
 
 /** name: how others see the kernel, '' if it is to have none. */
