@@ -7,6 +7,7 @@ import type { CommandRegistry } from '@lumino/commands';
 import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
+import { useKeptFocus } from './focus.js';
 import { CommandIDs } from './ids.js';
 import { type IChosen, type SwarmModel, isRunning } from './model.js';
 import { Checkpoints, canSave } from './panel-checkpoints.js';
@@ -38,12 +39,21 @@ export class SwarmPanel extends ReactWidget {
     this.title.caption = trans.__('Training together');
     this.title.label = large ? trans.__('Training together') : '';
     this.title.closable = large;
+    this.node.tabIndex = -1;
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', trans.__('Training together'));
   }
 
   protected override render(): JSX.Element {
     return <Panel {...this._options} />;
+  }
+
+  /** Whoever opens it with the keyboard goes on in it. */
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    if (!this.node.contains(document.activeElement)) {
+      this.node.focus();
+    }
   }
 
   protected override onAfterShow(message: Message): void {
@@ -72,6 +82,7 @@ function Panel({ model, commands, trans, themes, large }: IPanelOptions): JSX.El
   const [problem, setProblem] = React.useState('');
   const [said, setSaid] = React.useState({ text: '', number: 0 });
   const theme = useTheme(themes);
+  const root = useKeptFocus();
   const context = React.useMemo<IContext>(
     () => ({
       model,
@@ -87,7 +98,7 @@ function Panel({ model, commands, trans, themes, large }: IPanelOptions): JSX.El
   );
   const chosen = model.chosen;
   return (
-    <div className="swarm-content">
+    <div className="swarm-content" ref={root}>
       <Head context={context} large={large} />
       <div role="alert" className="swarm-problem">
         {problem ? (

@@ -3,7 +3,6 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { MenuSvg } from '@jupyterlab/ui-components';
 import { CommandRegistry } from '@lumino/commands';
-import type { Menu } from '@lumino/widgets';
 
 import type { IPeer, PeerAction } from './api.js';
 
@@ -19,31 +18,30 @@ export function isSlowed(peer: IPeer): boolean {
 export function openPeerMenu(peer: IPeer, button: HTMLElement, act: OnPeer, trans: TranslationBundle): void {
   const commands = new CommandRegistry();
   const menu = new MenuSvg({ commands });
-  const slower = new MenuSvg({ commands });
-  const add = (to: Menu, id: string, label: string, execute: () => void, isToggled = false): void => {
+  // Neither submenus nor separators: screen readers are not told what they are.
+  const add = (id: string, label: string, execute: () => void, isToggled = false): void => {
     commands.addCommand(id, { label, execute, isToggled: () => isToggled });
-    to.addItem({ command: id });
+    menu.addItem({ command: id });
   };
   // Who has paused itself goes on when it likes.
   if (peer.paused_by && peer.paused_by !== 'itself') {
-    add(menu, 'resume', trans.__('Resume'), () => act('resume'));
+    add('resume', trans.__('Resume'), () => act('resume'));
   } else {
-    add(menu, 'pause', trans.__('Pause'), () => act('pause'));
+    add('pause', trans.__('Pause'), () => act('pause'));
   }
-  slower.title.label = trans.__('Give it less work');
   for (const share of SHARES) {
-    const label = trans.__('%1 % of its speed', Math.round(100 * share));
-    add(slower, `slow-${share}`, label, () => act('slow', share), peer.slowed === share);
+    const label = trans.__('Give it %1 % of its work', Math.round(100 * share));
+    add(`slow-${share}`, label, () => act('slow', share), peer.slowed === share);
   }
-  add(slower, 'slow-1', trans.__('All that it can do'), () => act('slow', 1), !isSlowed(peer));
-  menu.addItem({ type: 'submenu', submenu: slower });
+  if (isSlowed(peer)) {
+    add('slow-1', trans.__('Give it all its work'), () => act('slow', 1));
+  }
   if (peer.muted) {
-    add(menu, 'unmute', trans.__('Show its name'), () => act('unmute'));
+    add('unmute', trans.__('Show its name'), () => act('unmute'));
   } else {
-    add(menu, 'mute', trans.__('Hide its name'), () => act('mute'));
+    add('mute', trans.__('Hide its name'), () => act('mute'));
   }
-  menu.addItem({ type: 'separator' });
-  add(menu, 'remove', trans.__('Remove …'), () => act('remove'));
+  add('remove', trans.__('Remove …'), () => act('remove'));
   menu.aboutToClose.connect(() => {
     button.setAttribute('aria-expanded', 'false');
     button.focus();
