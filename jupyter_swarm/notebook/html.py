@@ -101,16 +101,16 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], label: str, te
 
 def status(now: Status) -> str:
     """What is going on, in large; and, when nothing moves, why."""
-    first, _, rest = now.reason.partition("\n")
+    doing, _, rest = now.doing.partition("\n")
     own = f"this kernel computes on {now.device}" if now.device else ""
     if own and now.samples_here and now.samples_done:
         own += f", {100 * now.samples_here / max(now.samples_done, now.samples_here):.0f} % of all samples so far"
-    numbers = now.line().removesuffix(f"{now.state}: {first}" if first else now.state).split("  ")
+    numbers = now.line().removesuffix(doing).split("  ")
     notes = "".join(f"<div>{escape(note)}</div>" for note in now.notes[-2:])
     return (
         heading(" · ".join(filter(None, numbers)))
         + f'<div style="font-size:1.1em;line-height:1.45"><b>{escape(now.state)}</b>'
-        + (f": {escape(first)}" if first else "")
+        + escape(doing.removeprefix(now.state))
         + (f'<div style="white-space:pre-wrap">{escape(rest)}</div>' if rest else "")
         + "</div>"
         + (f'<div style="opacity:.75;line-height:1.45">{escape(own)}</div>' if own else "")

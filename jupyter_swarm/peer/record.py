@@ -42,6 +42,13 @@ class Status(msgspec.Struct, frozen=True):
     device: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def doing(self) -> str:
+        """State and reason in one phrase: many reasons begin with the state."""
+        if not self.reason or self.reason.startswith(self.state):
+            return self.reason or self.state
+        return f"{self.state}: {self.reason}"
+
     def line(self) -> str:
         """All of it that matters in one line."""
         total = f"/{self.rounds}" if self.rounds else ""
@@ -51,9 +58,7 @@ class Status(msgspec.Struct, frozen=True):
         parts += [f"held-out {name} {value:.4g}" for name, value in self.metrics.items()]
         if self.samples_per_second:
             parts.append(speed_text(self.samples_per_second, self.predictions))
-        reason = self.reason.partition("\n")[0]
-        parts.append(f"{self.state}: {reason}" if reason else self.state)
-        return "  ".join(parts)
+        return "  ".join([*parts, self.doing.partition("\n")[0]])
 
     def __str__(self) -> str:
         who = f"{self.name or self.peer or 'not yet named'} in {self.session} on {self.device or 'cpu'}"
