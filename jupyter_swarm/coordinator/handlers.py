@@ -13,9 +13,10 @@ from ..protocol.addresses import reach_of
 from ..protocol.invites import Invite, Role, page_of
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule, SessionSpec
+from ..protocol.samples import SAMPLE_CHARACTERS
 from ..protocol.standing import SteerAction
 from ..store.database import Database
-from ..store.rows import Member, StoredInvite
+from ..store.rows import Done, Member, StoredInvite
 from .addresses import PublicAddress
 from .blobs import Download, Upload
 from .bodies import ApiHandler
@@ -28,6 +29,10 @@ from .wheel import Wheel
 
 _SESSION = r"(?P<session>[a-z0-9][a-z0-9-]{0,63})"
 _SHA256 = r"(?P<sha256>[0-9a-f]{64})"
+_REMOVED = (
+    "Whoever was removed may come in again as somebody else, by an invite that is still good. To let nobody new in, "
+    "set the session's capacity to the number of its peers; to revoke the invite sends away all who came by it."
+)
 
 
 class OpenSession(msgspec.Struct, frozen=True):
@@ -59,6 +64,14 @@ class PeerAction(msgspec.Struct, frozen=True):
 
     action: SteerAction
     share: float = 0.5
+
+
+class NewSample(msgspec.Struct, frozen=True):
+    """Body of `POST sessions/ID/sample`: what the model of version `round` has made of `prompt`."""
+
+    text: str
+    prompt: str = ""
+    round: int = 0
 
 
 class NewStrategy(msgspec.Struct, frozen=True):
@@ -140,11 +153,27 @@ class Actions(ApiHandler):
 
 
 class PeerActions(ApiHandler):
+    """`note` in the answer says what the action does not do."""
+
     @allows("owner", "instructor")
     async def post(self, session: str, peer: str) -> None:
         body = self.body_as(PeerAction)
         await self.manager.steer_peer(session, peer, body.action, body.share)
-        self.answer(await self.manager.describe(session))
+        note = _REMOVED if body.action == "remove" else ""
+        self.answer({**await self.manager.describe(session), "note": note})
+
+
+class Samples(ApiHandler):
+    """A text that the shared model has written, for all who watch to read: it is in the session's status."""
+
+    @property
+    def body_limit(self) -> int:
+        return 32 * SAMPLE_CHARACTERS  # as JSON may write text and prompt
+
+    @allows("owner", "instructor")
+    async def post(self, session: str) -> None:
+        body = self.body_as(NewSample)
+        self.answer(await self.manager.show_sample(session, body.prompt, body.text, body.round), 201)
 
 
 class Strategy(ApiHandler):
@@ -215,14 +244,22 @@ class Events(ApiHandler):
 
 
 class Peers(ApiHandler):
-    """Everybody who has ever been in the session, and in what state the connected ones are."""
+    """Everybody who has ever been in the session, and in what state the connected ones are. `done=1`: with what each
+    has done in all rounds. Whoever may steer sees the name of those who are muted, too, as `hidden_name`."""
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
         members = await self.manager.in_record(session, Database.members)
+        views = {member.member: member_view(member) for member in members}
+        if self.caller.role in ("owner", "instructor"):
+            for one in members:
+                views[one.member]["hidden_name"] = one.name if one.standing.muted else ""
+        if self.number("done", 0, 0, 1):
+            done = await self.manager.in_record(session, Database.done)
+            for name, view in views.items():
+                view.update(msgspec.structs.asdict(done.get(name, Done())))
         status = (await self.manager.describe(session))["status"]
-        connected = status["peers"] if status else []
-        self.answer({"members": [member_view(member) for member in members], "connected": connected})
+        self.answer({"members": list(views.values()), "connected": status["peers"] if status else []})
 
 
 def invite_view(invite: StoredInvite) -> dict[str, Any]:
@@ -256,6 +293,7 @@ def routes(gate: Gate, address: PublicAddress) -> list[Route]:
         (f"{one}/invites/(?P<number>[0-9]{{1,9}})", OneInvite, shared),
         (f"{one}/settings", Settings, shared),
         (f"{one}/strategy", Strategy, shared),
+        (f"{one}/sample", Samples, shared),
         (f"{one}/actions", Actions, shared),
         (f"{one}/peers/(?P<peer>peer-[0-9]{{1,9}})/actions", PeerActions, shared),
         (f"{one}/metrics", Metrics, shared),

@@ -50,7 +50,8 @@ class StateKeeper:
             self._kept = state
             return
         try:
-            await store.run_in_store(store.database.save_state, session.spec.session, state, session.now())
+            ending = session.state.ending if state == "finished" else ""
+            await store.run_in_store(store.database.save_state, session.spec.session, state, session.now(), ending)
         except SwarmError as error:
             if not self._told:
                 session.log.error("That this session is %s could not be written down.\n%s", state, error)

@@ -25,12 +25,13 @@ from ..protocol.errors import LayoutError, SessionError, SettingError, SwarmErro
 from ..protocol.layout import LAYOUT_VERSION, Layout
 from ..protocol.manifest import check_export_names
 from ..protocol.rules import RoundRule, SessionSettings, SessionSpec
+from ..protocol.samples import Sample, check_sample, readable_text
 from ..protocol.standing import SteerAction
 from ..store.database import Database
 from ..store.rows import StoredSession
 from .archive import Archive
 from .inviting import Invites
-from .refusals import SessionEnded, SessionNotReady, UnknownPeer, UnknownSession
+from .refusals import SessionEnded, SessionNotReady, TooOften, UnknownPeer, UnknownSession
 from .storage import Storage
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_SAMPLE_SECONDS = 1.0
 
 
 class ManagerOptions(msgspec.Struct, frozen=True):
@@ -213,6 +215,20 @@ class SessionManager:
         if runtime is not None:
             runtime.steering.steered(member, action)
 
+    async def show_sample(self, session: str, prompt: str, text: str, round: int) -> Sample:
+        """Show all who watch what the model has made of a prompt, in the place of what was shown before. Raises
+        `SettingError` for what is too long, `TooOften`, `StoreError`."""
+        check_sample(prompt, text, round)
+        await self.stored(session)
+        runtime = self.runtime(session)
+        before, now = runtime.sample, self._clock()
+        if before is not None and 0 <= now - before.unix_time < _SAMPLE_SECONDS:
+            raise TooOften(_SAMPLE_SECONDS)
+        runtime.sample = sample = Sample(readable_text(prompt), readable_text(text), round, now)
+        await self.in_record(session, Database.save_sample, sample)
+        runtime.publish_status()
+        return sample
+
     async def change_settings(self, session: str, changes: Mapping[str, Any], by: str) -> SessionSettings:
         """Change some settings from the next round on; returns all of them. Raises `SettingError`, `StoreError`."""
         await self.stored(session)
@@ -288,6 +304,7 @@ class SessionManager:
         try:
             layout = await storage.run_in_store(storage.database.layout, stored.session)
             runtime = await self._run(storage, stored.spec, layout)
+            runtime.sample = stored.sample
             if stored.state == "paused":
                 runtime.steering.pause("whoever paused it before the server stopped")
             self._log.info("Session %s goes on.", stored.session)

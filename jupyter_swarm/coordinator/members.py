@@ -71,7 +71,8 @@ class Members:
         identity = f"{hello.role}-{self._numbers[hello.role]}"
         token = new_secret()
         now = time.time()
-        name = self._free_name(" ".join(hello.name.split())[:64] or identity)
+        # Reasons list names with commas between them.
+        name = self._free_name(" ".join(hello.name.replace(",", " ").split())[:64] or identity)
         member = Member(self.session, identity, hello.role, name, hash_secret(token), now, now)
         self._known[member.token_hash] = member
         return member, token, True
@@ -85,13 +86,21 @@ class Members:
             number += 1
         return f"{name} {number}"
 
-    def steered(self, member: Member) -> Attached | None:
-        """The instructor has decided something about a member; its connection, if it is here."""
+    def steered(self, member: Member) -> tuple[str, Attached | None]:
+        """The instructor has decided something about a member: the name that others saw before, and its connection, if
+        it is here."""
+        before = self._known.get(member.token_hash, member).shown
         self._known[member.token_hash] = member
         attached = self.connected.get(member.member)
         if attached is not None:
             attached.member = member
-        return attached
+        return before, attached
+
+    def others(self, hello: Hello) -> int:
+        """How many peers are connected beside the one that says hello, whose old connection may not be known to be
+        dead."""
+        token_hash = hash_secret(hello.token) if hello.token else ""
+        return sum(attached.member.token_hash != token_hash for attached in self.peers())
 
     def peers(self) -> list[Attached]:
         """The connected peers."""

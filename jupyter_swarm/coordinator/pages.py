@@ -35,9 +35,11 @@ def event_page(database: Database, session: str, after: int, limit: int) -> list
 
 def _without_muted(database: Database, session: str) -> Callable[[str], str]:
     """What makes of a text one without the names of those who are muted."""
-    names = {one.name: one.shown for one in database.members(session) if one.standing.muted}
-    if not names:
+    members = database.members(session)
+    if not any(one.standing.muted for one in members):
         return lambda text: text
+    # The others' too: "ann 2" is not a second word after the name of ann.
+    names = {one.name: one.shown for one in members}
     longest_first = sorted(names, key=len, reverse=True)
     whole = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
     return lambda text: whole.sub(lambda match: names[match[1]], text)

@@ -65,7 +65,7 @@ class PeerSocket(FrameSocket, SwarmSocket):
         if not isinstance(hello, Hello):
             raise ProtocolError(f"The first message was {type(hello).__name__}, not Hello.")
         # Who is refused anyway takes no place of the invite's.
-        check_hello(hello, invite.role, self._runtime.spec_now(), len(self._runtime.members.peers()))
+        check_hello(hello, invite.role, self._runtime.spec_now(), self._runtime.members.others(hello))
         await self.manager.invites.admit(self._session, self.invite_secret or "", hello.token)
         if not self.connection.closing:
             self._member = self._runtime.reception.attach(self.connection, hello, invite.role)

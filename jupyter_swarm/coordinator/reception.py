@@ -32,7 +32,7 @@ class Reception:
         """Let a member in. Raises `SwarmError` with the reason if it cannot be."""
         session, members, store = self.session, self.session.members, self.session.store
         spec = session.spec_now()
-        check_hello(hello, role, spec, len(members.peers()))
+        check_hello(hello, role, spec, members.others(hello))
         member, token, new = members.identify(hello)
         older = members.connected.get(member.member)
         if older is not None:

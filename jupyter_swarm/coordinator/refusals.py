@@ -99,6 +99,17 @@ class Removed(SessionError):
         )
 
 
+class TooOften(SwarmError):
+    """What may be told to those who watch once in a while only."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "Another text is shown just now.",
+            f"Those who watch get one in {seconds:g} s at most.",
+            "Wait a moment and send it again.",
+        )
+
+
 class UnknownPeer(SessionError):
     """A peer that has never been in the session."""
 
@@ -141,7 +152,7 @@ class TooLarge(Refusal):
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"This is larger than the {limit} bytes that the server takes.",
-            "The limit is SwarmExtension.max_blob_bytes.",
+            "The limit of uploads is SwarmExtension.max_blob_bytes.",
             "Send less, or have the limit raised.",
         )
 
@@ -149,6 +160,7 @@ class TooLarge(Refusal):
 # The first that fits counts.
 _STATUS: tuple[tuple[type[SwarmError], int], ...] = (
     (TooManyFailures, 429),
+    (TooOften, 429),
     (InviteOver, 410),
     (RoleRefused, 403),
     (InviteError, 401),

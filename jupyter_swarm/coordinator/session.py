@@ -32,6 +32,7 @@ from ..protocol.frames import session_tag
 from ..protocol.layout import Layout
 from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSpec
+from ..protocol.samples import Sample
 from ..store.rows import Level
 from .checkpoints import Checkpoints
 from .delivery import Delivery
@@ -67,6 +68,7 @@ class SessionRuntime:
         self.traffic = Traffic(spec.session)
         self.state = self._state_after(None)
         self.metrics: dict[str, float] = {}
+        self.sample: Sample | None = None
         self.last_activity = datetime.now(timezone.utc)
         self.reception = Reception(self)
         self.steering = Steering(self)
@@ -190,7 +192,7 @@ class SessionRuntime:
 
     def status(self) -> SessionStatus:
         """What the session is doing, for people and programs."""
-        return status_of(self.state, self.members, self.spec.name, self.metrics, self.now())
+        return status_of(self.state, self.members, self.spec.name, self.metrics, self.now(), self.sample)
 
     def status_message(self) -> m.Status:
         """The same in one line, for members."""

@@ -7,6 +7,7 @@ import msgspec
 from ..decisions.explain import explain, explain_peer
 from ..decisions.state import Peer, State
 from ..protocol.messages import Progress
+from ..protocol.samples import Sample
 from .members import Members
 
 
@@ -52,7 +53,7 @@ class NextStrategy(msgspec.Struct, frozen=True):
 
 class SessionStatus(msgspec.Struct, frozen=True):
     """The session. `metrics` are the latest: mean training loss of a round, held-out means. `strategy` is that of the
-    round under way."""
+    round under way; `sample` the last text that was shown."""
 
     session: str
     name: str
@@ -67,9 +68,12 @@ class SessionStatus(msgspec.Struct, frozen=True):
     metrics: dict[str, float]
     strategy: str = ""
     next_strategy: NextStrategy | None = None
+    sample: Sample | None = None
 
 
-def status_of(state: State, members: Members, name: str, metrics: dict[str, float], now: float) -> SessionStatus:
+def status_of(
+    state: State, members: Members, name: str, metrics: dict[str, float], now: float, sample: Sample | None = None
+) -> SessionStatus:
     """The status of the moment."""
     word, reason = explain(state, now)
     total = sum(peer.samples for peer in state.peers.values()) or 1
@@ -119,6 +123,7 @@ def status_of(state: State, members: Members, name: str, metrics: dict[str, floa
             (NextStrategy(one.round, one.rule.strategy) for one in state.changes if one.round > state.round.number),
             None,
         ),
+        sample=sample,
     )
 
 

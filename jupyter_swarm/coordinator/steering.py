@@ -59,12 +59,12 @@ class Steering:
 
     def steered(self, member: Member, action: SteerAction) -> None:
         """The instructor has decided something about a member, which is stored."""
-        attached = self.session.members.steered(member)
+        old_name, attached = self.session.members.steered(member)
         if member.standing.removed:
             if attached is not None:
                 self.session.reception.remove(attached)
         else:
-            self.session.handle(SteerPeer(member.member, action, member.standing, member.shown))
+            self.session.handle(SteerPeer(member.member, action, member.standing, member.shown, old_name))
         self.session.publish_status()
 
     async def change_settings(self, changes: Mapping[str, Any], by: str) -> SessionSettings:

@@ -76,12 +76,14 @@ class Resume(Event, frozen=True):
 
 
 class SteerPeer(Event, frozen=True):
-    """The instructor has decided something about one peer, whose `standing` and `name` are these from now on."""
+    """The instructor has decided something about one peer, here or not, whose `standing` and `name` are these from now
+    on; until now the name was `old_name`."""
 
     member: str
     action: SteerAction
     standing: Standing
     name: str
+    old_name: str
 
 
 class Finish(Event, frozen=True):

@@ -71,7 +71,7 @@ def _steered(state: State, event: AnyEvent, now: float) -> list[Effect]:
         case Resume():
             state.paused = ""
             return [Note("info", f"Resumed by {event.by}."), *steering.go_on(state, now)]
-        case SteerPeer() if event.member in state.peers:
+        case SteerPeer():
             return steering.steer(state, event, now)
         case Finish():
             return _end(state, event, now)

@@ -20,10 +20,13 @@ def asked(state: State, peer: Peer, action: Literal["pause", "resume"], now: flo
 
 
 def steer(state: State, event: SteerPeer, now: float) -> list[Effect]:
-    """The instructor's decision about a peer that is here."""
-    peer = state.peers[event.member]
+    """The instructor's decision about a peer."""
+    _rename(state, event.old_name, event.name)
+    peer = state.peers.get(event.member)
+    if peer is None:
+        return []
+    peer.name = event.name
     before, peer.standing = peer.standing, event.standing
-    _rename(state, peer, event.name)
     if event.action == "slow":
         peer.rest_until = 0.0
     if event.action == "resume" and peer.stopped != BY_ITSELF:
@@ -43,16 +46,19 @@ def _resume(state: State, peer: Peer, now: float) -> list[Effect]:
     return [Note("info", f"{peer.name} goes on.", peer.id), *go_on(state, now)]
 
 
-def _rename(state: State, peer: Peer, name: str) -> None:
-    """Others see the peer by this name from now on, also those who have waited for it."""
-    old, peer.name = peer.name, name
+def _rename(state: State, old: str, name: str) -> None:
+    """Whoever has waited for a peer has waited for one of this name."""
+    if old == name:
+        return
 
     def renamed(names: str) -> str:
         return ", ".join(name if one == old else one for one in names.split(", "))
 
     state.closed_by = renamed(state.closed_by)
-    for other in state.peers.values():
-        other.waited_for = renamed(other.waited_for)
+    for peer in state.peers.values():
+        peer.waited_for = renamed(peer.waited_for)
+    for contribution in state.round.contributions.values():
+        contribution.waited_for = renamed(contribution.waited_for)
 
 
 def _said(peer: Peer, before: Standing) -> list[Effect]:

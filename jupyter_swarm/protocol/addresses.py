@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ Reach = Literal["machine", "network", "internet"]
 """From where an address can be reached at best, by its looks: from its own machine, the network that it is in, or
 everywhere."""
 
+_NOWHERE = re.compile(r"""[\x00-\x20\x7f-\xa0"'<>\\`{}|^\u2028\u2029]|.{2000}""")
+"""What stands in no address, but ends a text, a line or a tag in which one is shown."""
 _SHARED = ipaddress.ip_network("100.64.0.0/10")
 """Of providers and virtual private networks, behind a translation of addresses."""
 _LOCAL_NAMES = (".local", ".lan", ".home", ".internal", ".home.arpa", ".intranet", ".corp")
@@ -23,9 +26,11 @@ def base_of(address: str) -> str:
 
     Raises `LinkError` if it is not an address.
     """
+    address = address.strip()
     try:
         parts = urlsplit(address)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        plain = _NOWHERE.search(address) is None
+        valid = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         valid = False
     if not valid:

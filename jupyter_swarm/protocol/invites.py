@@ -14,6 +14,7 @@ import base64
 import hashlib
 import re
 import secrets
+import unicodedata
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ OWNER_HEADER = "X-Swarm-Owner"
 _CHECK = 4
 _BODY = 32
 _LINK = re.compile(r"(?P<base>.*?)/swarm/(?P<page>join|watch)/(?P<session>[a-z0-9][a-z0-9-]{0,63})/?$")
-_WRAPPING = " \t\r\n\"'`<>()[],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b"
+_WRAPPING = " \t\r\n\"'`<>()[],.;\u201c\u201d\u2018\u2019\u00ab\u00bb\u2026"
 
 
 def _check_of(body: str) -> str:
@@ -74,9 +75,14 @@ def page_of(role: Role) -> Page:
     return "watch" if role == "viewer" else "join"
 
 
+def _is_seen(letter: str) -> bool:
+    """Not so: spaces, line breaks, and what has no width, which chats and text processors put into long words."""
+    return not letter.isspace() and unicodedata.category(letter) != "Cf"
+
+
 def parse_invite(text: str) -> Invite:
-    """Read a link as people paste it: with spaces, line breaks, quotes around it. Raises `InviteError`."""
-    link = "".join(text.strip(_WRAPPING).split())
+    """Read a link as people paste it: with spaces, line breaks and invisible letters in it, quotes around it. Raises `InviteError`."""
+    link = "".join(filter(_is_seen, text)).strip(_WRAPPING)
     again = "Copy the whole link from the invite card and paste it again."
     try:
         parts = urlsplit(link)

@@ -18,8 +18,9 @@ from ..protocol.invites import Role, hash_secret
 from ..protocol.layout import Layout
 from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSettings, SessionSpec, StrategyChange
+from ..protocol.samples import Sample
 from ..protocol.standing import Standing, SteerAction, steered
-from .rows import Event, Member, Metric, SessionState, StoredCheckpoint, StoredInvite, StoredSession
+from .rows import Done, Event, Member, Metric, SessionState, StoredCheckpoint, StoredInvite, StoredSession
 from .schema import STEPS
 from .sqlite import SqliteFile
 
@@ -44,7 +45,7 @@ class Database:
 
     def add_session(self, session: str, spec: SessionSpec, layout: Layout, now: float) -> None:
         """Record a new session, running, at generation 0. Raises `SessionError` if its id is taken."""
-        row = (session, _json(spec), _json(layout), "running", now, None, 0)
+        row = (session, _json(spec), _json(layout), "running", now, None, 0, "", None)
         with self._file.transaction():
             if self._file.run("SELECT 1 FROM sessions WHERE session = ?", session):
                 raise SessionError(f"There is a session {session!r} already.", todo="Choose another name.")
@@ -53,9 +54,16 @@ class Database:
     def sessions(self) -> list[StoredSession]:
         """All sessions, oldest first."""
         rows = self._file.run(
-            "SELECT session, spec, state, created, ended, generation FROM sessions ORDER BY created, session"
+            "SELECT session, spec, state, created, ended, generation, ending, sample FROM sessions "
+            "ORDER BY created, session"
         )
-        return [StoredSession(row[0], _from_json(row[1], SessionSpec), *row[2:]) for row in rows]
+        return [
+            msgspec.structs.replace(
+                StoredSession(row[0], _from_json(row[1], SessionSpec), *row[2:-1]),
+                sample=row[-1] and _from_json(row[-1], Sample),
+            )
+            for row in rows
+        ]
 
     def layout(self, session: str) -> Layout:
         """The layout that the session was opened with. Raises `SessionError` if there is no such session."""
@@ -77,12 +85,20 @@ class Database:
             self._file.run("UPDATE sessions SET spec = ? WHERE session = ?", _json(spec), session)
         return spec
 
-    def save_state(self, session: str, state: SessionState, now: float) -> None:
-        """Record what the session does from now on. Raises `SessionError`."""
+    def save_state(self, session: str, state: SessionState, now: float, ending: str = "") -> None:
+        """Record what the session does from now on, and why if it ends. Raises `SessionError`."""
         ended = now if state == "finished" else None
         with self._file.transaction():
             self._of_session("state", session)
-            self._file.run("UPDATE sessions SET state = ?, ended = ? WHERE session = ?", state, ended, session)
+            self._file.run(
+                "UPDATE sessions SET state = ?, ended = ?, ending = ? WHERE session = ?", state, ended, ending, session
+            )
+
+    def save_sample(self, session: str, sample: Sample) -> None:
+        """Record the text that is shown, in the place of the one before. Raises `SessionError`."""
+        with self._file.transaction():
+            self._of_session("sample", session)
+            self._file.run("UPDATE sessions SET sample = ? WHERE session = ?", _json(sample), session)
 
     def raise_generation(self, session: str) -> int:
         """Count one more start of the server for this session; returns the new generation. Raises `SessionError`."""
@@ -251,6 +267,20 @@ class Database:
             Metric(session, version, member, name, _number(total), count)
             for session, version, member, name, total, count in rows
         ]
+
+    def done(self, session: str) -> dict[str, Done]:
+        """What each member has done in all rounds. Reads every record: for whoever asks once."""
+        found: dict[str, dict[str, int]] = {}
+        contributors = "rounds, json_each(rounds.record, '$.contributors') AS one"
+        for sql in (
+            "SELECT json_extract(one.value, '$.peer'), 'samples', SUM(json_extract(one.value, '$.weight')) "
+            f"FROM {contributors} WHERE session = ? GROUP BY 1",
+            "SELECT member, name, SUM(sum) FROM metrics WHERE session = ? AND name IN ('bytes_up', 'bytes_down') "
+            "GROUP BY member, name",
+        ):
+            for member, name, total in self._file.run(sql, session):
+                found.setdefault(member, {})[name] = round(total or 0)
+        return {member: Done(**facts) for member, facts in found.items()}
 
     def latest_metrics(self, session: str, version: int) -> dict[str, float]:
         """The newest mean of each metric of all members together, as of `version`; those that are finite."""

@@ -12,6 +12,7 @@ import msgspec
 
 from ..protocol.invites import Role
 from ..protocol.rules import SessionSpec
+from ..protocol.samples import Sample
 from ..protocol.standing import Standing
 
 SessionState = Literal["running", "paused", "finished"]
@@ -20,7 +21,8 @@ Level = Literal["info", "warning", "error"]
 
 
 class StoredSession(msgspec.Struct, frozen=True):
-    """A session without its layout. `generation` counts the starts of the server that took it up."""
+    """A session without its layout. `generation` counts the starts of the server that took it up; `ending` says why it
+    has ended, if it has; `sample` is the last text that its model was shown to write."""
 
     session: str
     spec: SessionSpec
@@ -28,6 +30,8 @@ class StoredSession(msgspec.Struct, frozen=True):
     created: float
     ended: float | None
     generation: int
+    ending: str = ""
+    sample: Sample | None = None
 
 
 class StoredInvite(msgspec.Struct, frozen=True):
@@ -90,6 +94,14 @@ class Metric(msgspec.Struct, frozen=True):
     @property
     def mean(self) -> float:
         return self.sum / self.count if self.count else math.nan
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a member has done in all recorded rounds: samples that were merged, bytes from it (up) and to it (down)."""
+
+    samples: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True):

@@ -98,7 +98,8 @@ async def test_what_the_instructor_has_decided_outlives_the_server(swarm: Swarm)
 async def test_whoever_is_removed_is_told_and_comes_back_as_somebody_else_only(swarm: Swarm) -> None:
     session = await swarm.open_session()
     ann = await joined(swarm, session)
-    await steer(swarm, session, "peer-1", "remove")
+    note = (await steer(swarm, session, "peer-1", "remove"))["note"]
+    assert "may come in again as somebody else" in note
     told = await until_refused(ann.socket)
     assert (told.what, told.retry) == ("You were removed from this session.", False)
     assert swarm.manager.runtime(session).status().peers == []
@@ -124,8 +125,13 @@ async def test_a_muted_name_is_in_no_answer_and_no_push(swarm: Swarm) -> None:
     await rude.train(5)
     rude.socket.close()
     await swarm.manager.runtime(session).recorder.flush()
-    for path in ("", "/peers", "/events", "/records", "/metrics", "/settings"):
-        assert RUDE not in json.dumps(await asked(swarm, f"sessions/{session}{path}")), path
+    student = await swarm.member(session, "peer")
+    for path in ("", "/peers?done=1", "/events", "/records", "/metrics", "/settings"):
+        answer = await swarm.call("GET", f"sessions/{session}{path}", student)
+        assert RUDE not in json.dumps(swarm.json(answer)), path
+    for asking in (swarm.owner(), await swarm.member(session, "instructor")):
+        (member,) = swarm.json(await swarm.call("GET", f"sessions/{session}/peers", asking))["members"]
+        assert (member["name"], member["hidden_name"]) == ("peer 1", RUDE)
     events = (await asked(swarm, f"sessions/{session}/events"))["events"]
     assert any(event["text"].startswith("peer 1 is paused by the instructor") for event in events)
     while "is gone" not in pushed:
@@ -148,6 +154,36 @@ async def test_what_cannot_be_done_is_refused_in_words(swarm: Swarm) -> None:
         answer = await swarm.call("POST", f"{path}/{peer}/actions", swarm.owner(), json.dumps(body))
         assert swarm.json(answer, status)["what"] == what
     assert peer_in(swarm, session, "peer-1").slowed == 0.0
+
+
+async def test_a_name_that_begins_like_a_muted_one_stays_as_it_is(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    for name in ("ann", "ann", "Smith, Jo"):
+        await joined(swarm, session, name)
+    await steer(swarm, session, "peer-1", "mute")
+    await swarm.manager.runtime(session).recorder.flush()
+    texts = [event["text"] for event in (await asked(swarm, f"sessions/{session}/events"))["events"]]
+    assert texts[:3] == ["peer 1 joined (cpu).", "ann 2 joined (cpu).", "Smith Jo joined (cpu)."]
+
+
+async def test_what_each_has_done_is_told_to_whoever_asks(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    ann = await joined(swarm, session)
+    await ann.train(3)
+    (member,) = (await asked(swarm, f"sessions/{session}/peers?done=1"))["members"]
+    assert member["samples"] == 24
+    assert min(member["bytes_up"], member["bytes_down"]) > 0
+    (member,) = (await asked(swarm, f"sessions/{session}/peers"))["members"]
+    assert "samples" not in member
+
+
+async def test_whoever_comes_back_to_a_full_session_has_its_place(swarm: Swarm) -> None:
+    """Before the server knows that the old connection is dead."""
+    session = await swarm.open_session(capacity=2)
+    ann, _ = await joined(swarm, session), await joined(swarm, session, "bob")
+    assert "is full" in (await refusal(swarm, session, "")).what
+    assert (await joined(swarm, session, token=ann.welcome.token)).welcome.peer == "peer-1"
+    assert len(swarm.manager.runtime(session).status().peers) == 2
 
 
 @pytest.mark.parametrize("where", ["at once", "after a restart"])

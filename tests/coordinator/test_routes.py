@@ -29,6 +29,7 @@ TABLE = {
     ("swarm/api/sessions/SESSION/settings", "PATCH"): STEER,
     ("swarm/api/sessions/SESSION/actions", "POST"): STEER,
     ("swarm/api/sessions/SESSION/strategy", "POST"): STEER,
+    ("swarm/api/sessions/SESSION/sample", "POST"): STEER,
     ("swarm/api/sessions/SESSION/metrics", "GET"): MEMBERS,
     ("swarm/api/sessions/SESSION/records", "GET"): MEMBERS,
     ("swarm/api/sessions/SESSION/events", "GET"): MEMBERS,

@@ -9,6 +9,7 @@ from jupyter_swarm.decisions.explain import explain, explain_peer
 from jupyter_swarm.decisions.speed import weight
 from jupyter_swarm.decisions.state import State
 from jupyter_swarm.protocol.records import RoundRecord
+from jupyter_swarm.protocol.standing import Standing
 
 
 class Rules:
@@ -61,6 +62,16 @@ class Rules:
         assert everything == ([(0, book.cursor)] if book.cursor else [])
         assert book.consumed == self.consumed
         assert book.skipped == self.skipped + length(skips)
+
+    @staticmethod
+    def check_grant(state: State, peer: str, standings: dict[str, Standing], now: float) -> None:
+        """Nobody gets work whom the instructor has paused or sent away, nor in a rest that he has ordered."""
+        standing = standings.get(peer, Standing())
+        assert state.peers[peer].standing == standing
+        assert not standing.removed
+        assert not state.peers[peer].paused
+        resting = standing.slowed and state.phase == "open"
+        assert not (resting and now < state.peers[peer].rest_until)
 
     def check_end(self, state: State) -> None:
         """After the last event: the records account for every position that no open round owns."""

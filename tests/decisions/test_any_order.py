@@ -101,7 +101,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(name=NAMES, speed=st.sampled_from([0.05, 2.0, 16.0, 500.0]), rate=st.sampled_from([50.0, 1e6]))
     def a_peer_joins(self, name, speed, rate):
-        if name not in self.world.peers:
+        if name not in self.world.peers and not self.world.removed(name):
             self.world.add_peer(name, speed, bandwidth=rate)
 
     @rule(name=NAMES, habit=st.sampled_from(["hung", "breaks", "lies", "silent"]), on=st.booleans())
@@ -182,6 +182,12 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=NAMES, share=st.sampled_from([0.1, 0.5, 1.0]))
     def the_instructor_slows_a_peer(self, name, share):
         self.world.steer(name, "slow", share)
+
+    @rule(name=NAMES, while_=st.sampled_from(["", "open", "preparing", "recording", "finishing"]))
+    def the_instructor_removes_a_peer(self, name, while_):
+        """Also in the middle of a merge or of its record's being written."""
+        if not while_ or self.world.run(30.0, lambda: self.world.state.phase == while_):
+            self.world.steer(name, "remove")
 
     @rule(batch=st.sampled_from([0, 3, 64]), minimum=st.sampled_from([1, 1, 2, 3]))
     def settings_change(self, batch, minimum):
@@ -302,7 +308,7 @@ class AnyOrderOfSteps(AnyOrder):
 
     @rule(name=NAMES)
     def a_peer_with_its_own_data_joins(self, name):
-        if name not in self.world.peers:
+        if name not in self.world.peers and not self.world.removed(name):
             self.world.add_peer(name, own=100)
 
 

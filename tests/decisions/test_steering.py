@@ -152,6 +152,26 @@ def test_a_muted_name_is_in_no_line_from_then_on():
     assert world.notes[-1].text == "The name of rude word is shown again."
 
 
+def test_who_is_gone_when_the_name_is_muted_has_left_it_nowhere():
+    world = classroom("a", "rude word")
+    world.state.closed_by = world.state.peers["a"].waited_for = "b, rude word"
+    world.lose("rude word")
+    world.steer("rude word", "mute")
+    assert world.state.closed_by == world.state.peers["a"].waited_for == "b, somebody"
+
+
+@pytest.mark.parametrize("rule", [None, STEPS])
+@pytest.mark.parametrize("phase", ["open", "preparing", "recording"])
+def test_a_peer_that_is_removed_holds_up_no_round_whenever_it_is(rule, phase):
+    world = classroom("a", "b", rule=rule)
+    assert world.run(60, lambda: world.state.phase == phase, 0.001)
+    world.steer("a", "remove")
+    world.run_rounds(3)
+    assert {part.peer for part in world.records[-1].contributors} == {"b"}
+    assert list(world.state.peers) == ["b"]
+    world.finish_checks()
+
+
 @given(st.lists(st.tuples(st.sampled_from(["pause", "resume", "slow", "mute", "unmute"]), st.floats(0.01, 1.0))))
 def test_each_decision_changes_its_own_matter_only(decisions):
     standing = Standing()

@@ -111,6 +111,8 @@ class World:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Tell():
+                if isinstance(effect.message, m.LeaseGrant):
+                    self.rules.check_grant(self.state, effect.member, self.standings, self.now)
                 if effect.member in self.members:
                     self.members[effect.member].later(effect.message)
             case TellPeers():
@@ -227,8 +229,19 @@ class World:
 
     def steer(self, name: str, action: SteerAction, share: float = 0.5) -> None:
         """The instructor decides something about a peer, here or not; a server that starts again knows it."""
+        before = self.shown(name)
         standing = self.standings[name] = steered(self.standings.get(name, Standing()), action, share)
-        self.handle(e.SteerPeer(name, action, standing, self.shown(name)))
+        if action == "remove":
+            if name in self.members:
+                self.members[name].disconnect()
+                self.handle(e.MemberLost(name, "removed by the instructor"))
+            self.peers.pop(name, None)
+        else:
+            self.handle(e.SteerPeer(name, action, standing, self.shown(name), before))
+
+    def removed(self, name: str) -> bool:
+        """Whether the server lets nobody of that name in any more."""
+        return self.standings.get(name, Standing()).removed
 
     def shown(self, name: str) -> str:
         """What others see of a name."""

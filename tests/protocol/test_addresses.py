@@ -58,13 +58,26 @@ def test_any_address_has_a_base_and_a_reach_or_is_refused_in_words(url: str) -> 
 
 
 @pytest.mark.parametrize(
-    "printed", ["http://host:8888/user/ann/lab?token=abc", "http://host:8888/user/ann/", "http://me:key@host:8888/user/ann"]
-)  # fmt: skip
+    "printed",
+    [
+        "http://host:8888/user/ann/lab?token=abc",
+        "http://host:8888/user/ann/",
+        "http://me:key@host:8888/user/ann",
+        " http://host:8888/user/ann/ \n",
+    ],
+)
 def test_the_address_that_jupyter_prints_leads_to_its_server(printed: str) -> None:
     assert base_of(printed) == "http://host:8888/user/ann"
 
 
-@pytest.mark.parametrize("text", ["localhost:8888", "http://[::1", "ftp://host/", "http://", "http://host:0/"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "localhost:8888", "http://[::1", "ftp://host/", "http://", "http://host:0/", "javascript:alert(1)//http://host/",
+        "http://ho st/", "http://host/\n#", "http://host/'; import os; '", 'http://host/"><script>', "http://host\\@x/",
+        "http://host/" + "a" * 2000,
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_said(text: str) -> None:
     with pytest.raises(LinkError, match="not the address of a server"):
         base_of(text)

@@ -16,9 +16,10 @@ import pytest
 from jupyter_swarm.protocol.errors import InviteError, SessionError, SettingError, StoreError
 from jupyter_swarm.protocol.invites import hash_secret, new_secret
 from jupyter_swarm.protocol.rules import SessionSettings
+from jupyter_swarm.protocol.samples import Sample
 from jupyter_swarm.protocol.standing import Standing
 from jupyter_swarm.store.database import Database
-from jupyter_swarm.store.rows import Event, Member, Metric
+from jupyter_swarm.store.rows import Done, Event, Member, Metric
 
 from .recorded import LAYOUT, SPEC, record
 
@@ -49,13 +50,34 @@ def test_each_start_of_the_server_raises_the_generation_of_one_session(
 def test_settings_and_state_change_and_the_rest_stays(database: Database, reopen: Callable[[], Database]) -> None:
     settings = SessionSettings(rounds=7, learning_rate=0.5)
     assert database.change_spec("cs101", settings).settings == settings
-    database.save_state("cs101", "finished", 2000.0)
+    database.save_state("cs101", "finished", 2000.0, "stopped by ann")
     database = reopen()
     (session,) = database.sessions()
     assert session.spec == msgspec.structs.replace(SPEC, settings=settings)
-    assert (session.state, session.ended) == ("finished", 2000.0)
+    assert (session.state, session.ended, session.ending) == ("finished", 2000.0, "stopped by ann")
     database.save_state("cs101", "paused", 2001.0)
-    assert database.sessions()[0].ended is None
+    assert (database.sessions()[0].ended, database.sessions()[0].ending) == (None, "")
+
+
+def test_the_last_sample_is_kept(database: Database, reopen: Callable[[], Database]) -> None:
+    assert database.sessions()[0].sample is None
+    for round in (3, 4):
+        database.save_sample("cs101", Sample("To be", "To be 🎭\nor not", round, 5.0))
+    assert reopen().sessions()[0].sample == Sample("To be", "To be 🎭\nor not", 4, 5.0)
+
+
+def test_what_each_member_has_done_in_all(database: Database) -> None:
+    for round in (1, 2):
+        database.add_round(
+            record(round), [Metric("cs101", round, peer, "bytes_up", 10.0 * round, 1) for peer in ("peer-1", "peer-9")]
+        )
+    done = database.done("cs101")
+    samples = {one.peer: 0 for one in record(1).contributors}
+    for one in (*record(1).contributors, *record(2).contributors):
+        samples[one.peer] += one.weight
+    assert {peer: facts.samples for peer, facts in done.items()} == {**samples, "peer-9": 0}
+    assert done["peer-9"] == Done(0, 30, 0)
+    assert database.done("no") == {}
 
 
 def test_an_id_is_given_once(database: Database) -> None:
@@ -69,6 +91,7 @@ def test_what_needs_a_session_says_that_there_is_none(database: Database) -> Non
         lambda: database.raise_generation("no"),
         lambda: database.change_spec("no", SessionSettings()),
         lambda: database.save_state("no", "paused", 1.0),
+        lambda: database.save_sample("no", Sample("", "", 0, 1.0)),
         lambda: database.add_invite("no", "peer", new_secret(), "", 1.0, 1),
     ]
     for use in uses:

@@ -134,12 +134,14 @@ def test_an_older_file_gains_what_it_lacks(path: Path, version: int) -> None:
             rate = {"learning_rate_scale": scale} if version < 3 else {"learning_rate": {0.5: 0.05, 1.0: 0.0}[scale]}
             spec["settings"] = {"seed": 7, "rounds": 90, **rate}
             row = (session, json_of(spec), json_of(LAYOUT), "running", 1.0, None, 3)
-            file.insert("sessions", row)
-        file.insert("members", ("old", "peer-1", "peer", "Ann", "ab", 1.0, 2.0))
+            file.insert("sessions", row if version < 5 else (*row, "", None))
+        ann = ("old", "peer-1", "peer", "Ann", "ab", 1.0, 2.0)
+        file.insert("members", ann if version < 4 else (*ann, "{}"))
     for name in ("first", "second"):
         with contextlib.closing(Database(path)) as database:
             half, old = database.sessions()
             assert (old.session, old.generation, old.spec.rule) == ("old", 3, SPEC.rule)
+            assert (old.ending, old.sample) == ("", None)
             assert old.spec.settings == SessionSettings(seed=7, rounds=90)
             assert half.spec.settings == SessionSettings(seed=7, rounds=90, learning_rate=0.05)
             database.add_checkpoint("old", name, 0, "ab" * 32, 2.0)
