@@ -180,7 +180,7 @@ class SessionRuntime:
         self.handle(Tick())
         self.publish_status()
         self.joining.release_pins()
-        if self.members.peers():
+        if self.members.peers() and self.state.phase != "finished":
             self.last_activity = datetime.now(timezone.utc)
 
     # --- watching

@@ -10,6 +10,7 @@ from ..link.memory import keep_buffers
 from ..protocol.errors import RecipeError, SessionError, SettingError, SwarmError
 from ..protocol.invites import Invite, parse_invite_to_join
 from ..protocol.rules import SessionSettings
+from .activity import keep_kernel
 from .alone import Training
 from .checkpoints import Checkpoint, open_checkpoint
 from .client import Client
@@ -197,6 +198,7 @@ def _enter(invite: Invite, recipe: Recipe, agreed: str, client: Client, computer
         raise
     _sessions.pop((invite.server, invite.session), None)
     _sessions[invite.server, invite.session] = session
+    keep_kernel(record)
     return session
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,20 @@ async def test_effects_are_carried_out_in_the_order_of_the_decisions(
         runtime.handle(Tick())
         assert done == ["first", "second", "third"]
         monkeypatch.undo()
+
+
+async def test_peers_keep_the_server_only_until_the_session_has_finished(swarm: Swarm) -> None:
+    session = await swarm.open_session(facts={"held_out": 0}, evaluate_every=0, rounds=2)
+    runtime = swarm.manager.runtime(session)
+    peer = await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"))
+    for finished in (False, True):
+        runtime.last_activity = long_ago = datetime(2000, 1, 1, tzinfo=timezone.utc)
+        runtime._second()
+        assert (runtime.last_activity == long_ago) is finished
+        if not finished:
+            await peer.train(2)
+            await until(lambda: runtime.status().state == "finished")
+    assert runtime.members.peers()
 
 
 async def test_that_the_session_has_finished_is_told_to_a_peer_when_it_has_the_last_version(swarm: Swarm) -> None:

@@ -30,11 +30,15 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}/?token={self._token}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         folders = {f"JUPYTER_{kind}_DIR": str(self.folder / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
         command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", f"--port={self.port}"]
         command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={self._token}"]
-        command += ["--ServerApp.jpserver_extensions={'jupyter_swarm': True, 'jupyter_server_terminals': False}"]
+        command += [
+            "--ServerApp.jpserver_extensions={'jupyter_swarm': True, 'jupyter_server_terminals': False}",
+            *options,
+        ]
+        command += options
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env={**os.environ, **folders}, stdout=log, stderr=log
