@@ -9,6 +9,8 @@ import pytest
 
 from . import installed
 
+if sys.platform == "win32":
+    sys.exit("JupyterHub does not run on Windows.")
 if not installed.is_installed():
     print(f"Installing JupyterHub and its proxy into {installed.HOME} …", flush=True)
     installed.install()

@@ -27,7 +27,7 @@ def is_installed() -> bool:
 
 def program(name: str) -> str:
     """The path of one of JupyterHub's programs."""
-    return str(_scripts() / name)
+    return str(HOME / "bin" / name)
 
 
 def proxy() -> list[str]:
@@ -38,7 +38,7 @@ def proxy() -> list[str]:
 def install() -> None:
     """Make the environment. Raises `subprocess.CalledProcessError`."""
     shutil.rmtree(HOME, ignore_errors=True)
-    venv.create(HOME, symlinks=sys.platform != "win32")
+    venv.create(HOME, symlinks=True)
     python = program("python")
     # What is installed here is installed there too, editable packages as well.
     beneath = sysconfig.get_paths()["purelib"]
@@ -61,10 +61,6 @@ def _node() -> str:
         if version and int(version[1]) >= _NODE:
             return str(node)
     return ""
-
-
-def _scripts() -> Path:
-    return HOME / ("Scripts" if sys.platform == "win32" else "bin")
 
 
 def _site() -> Path:

@@ -143,10 +143,10 @@ def test_with_only_the_invite_jupyter_and_the_hub_refuse(hub: Hub, session: api.
 
 def test_a_kernel_is_not_to_be_talked_to_with_an_invite(hub: Hub, session: api.Session) -> None:
     kernel = hub.kernel()
-    assert asyncio.run(hub.execute(kernel, "print(6 * 7)")) == "42\n"
+    assert hub.execute(kernel, "print(6 * 7)") == "42\n"
     for headers in (invited(session, "instructor"), {}):
         with pytest.raises(InvalidStatus) as refused:
-            asyncio.run(hub.execute(kernel, "print(6 * 7)", headers))
+            hub.execute(kernel, "print(6 * 7)", headers)
         assert refused.value.response.status_code in (302, 401, 403)
 
 
@@ -159,7 +159,7 @@ import jupyter_swarm
 session = jupyter_swarm.host(jupyter_swarm.Recipe.from_source({PLAIN!r}), train=False)
 print("LINK", session.invite().link)
 """
-    said = asyncio.run(hub.execute(hub.kernel(), code))
+    said = hub.execute(hub.kernel(), code)
     link = re.search(r"^LINK (\S+)$", said, re.MULTILINE)
     assert link is not None, said
     invite = parse_invite(link[1])
