@@ -273,10 +273,15 @@ const view = (() => {
   part("as-table").addEventListener("toggle", draw);
   new ResizeObserver(draw).observe(part("chart"));
 
+  /** Whoever has pressed the button with the keyboard goes on where it was. */
+  function retry(yes) {
+    if (!yes && part("again").contains(document.activeElement)) part("state").focus();
+    part("again").hidden = !yes;
+  }
+
   return {
-    state, note, bare, described, status, before, metric, draw, tookPart,
+    state, note, bare, described, status, before, metric, draw, tookPart, retry,
     latest: () => Math.max(-1, ...training.keys()),
     hasPeers: () => part("peer-rows").children.length > 0,
-    retry: (yes) => (part("again").hidden = !yes),
   };
 })();
