@@ -34,10 +34,7 @@ class Server:
         folders = {f"JUPYTER_{kind}_DIR": str(self.folder / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
         command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", f"--port={self.port}"]
         command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={self._token}"]
-        command += [
-            "--ServerApp.jpserver_extensions={'jupyter_swarm': True, 'jupyter_server_terminals': False}",
-            *options,
-        ]
+        command += ["--ServerApp.jpserver_extensions={'jupyter_swarm': True, 'jupyter_server_terminals': False}"]
         command += options
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
