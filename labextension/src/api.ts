@@ -35,7 +35,8 @@ export interface IStatus {
   readonly rounds: number;
   readonly samples_done: number;
   readonly peers: readonly IPeer[];
-  readonly metrics: Readonly<Record<string, number>>;
+  /** Null where a number is not finite. */
+  readonly metrics: Readonly<Record<string, number | null>>;
   readonly strategy: string;
   readonly next_strategy: { readonly round: number; readonly strategy: string } | null;
 }
@@ -85,14 +86,13 @@ export interface ICheckpoint {
   readonly sha256: string;
   readonly manifest: {
     readonly files: readonly IFile[];
-    readonly metrics: Readonly<Record<string, number>>;
+    readonly metrics: Readonly<Record<string, number | null>>;
   } | null;
   readonly problem: string;
 }
 
 export interface IMetric {
   readonly version: number;
-  readonly member: string;
   readonly name: string;
   /** Null if it is not finite. */
   readonly mean: number | null;
@@ -109,10 +109,15 @@ export interface IEvent {
 export type Push =
   | ({ readonly type: 'status' } & IStatus)
   | { readonly type: 'commit'; readonly round: number; readonly mean_loss: number | null }
-  | { readonly type: 'evaluated'; readonly version: number; readonly metrics: Readonly<Record<string, number>> }
+  | { readonly type: 'evaluated'; readonly version: number; readonly metrics: Readonly<Record<string, number | null>> }
   | { readonly type: 'checkpoint' }
   | ({ readonly type: 'event' } & IEvent)
   | { readonly type: 'heartbeat' };
+
+interface IEventPage {
+  readonly events: readonly IEvent[];
+  readonly next: number | null;
+}
 
 interface IMetricPage {
   readonly metrics: readonly IMetric[];
@@ -158,14 +163,14 @@ export class SwarmApi {
     await this._json('POST', `sessions/${session}/peers/${encodeURIComponent(peer)}/actions`, body);
   }
 
-  /** One page of the metrics of versions after `after`. */
+  /** One page of the metrics of versions after `after`, of all members together. */
   metrics(session: string, after: number): Promise<IMetricPage> {
-    return this._json('GET', `sessions/${session}/metrics?after=${after}`);
+    return this._json('GET', `sessions/${session}/metrics?after=${after}&together=1`);
   }
 
-  async events(session: string, after: number): Promise<readonly IEvent[]> {
-    return (await this._json<{ events: IEvent[] }>('GET', `sessions/${session}/events?after=${after}&limit=1000`))
-      .events;
+  /** One page of the events whose number is above `after`. */
+  events(session: string, after: number): Promise<IEventPage> {
+    return this._json('GET', `sessions/${session}/events?after=${after}&limit=1000`);
   }
 
   async invites(session: string): Promise<readonly IInvite[]> {

@@ -99,6 +99,14 @@ export function addCommands({ app, model, notebooks, trans, show, showLarge }: I
     },
     running
   );
+  let was = running();
+  model.changed.connect(() => {
+    if (was !== running()) {
+      was = running();
+      app.commands.notifyCommandChanged(CommandIDs.copyInvite);
+      app.commands.notifyCommandChanged(CommandIDs.insertJoin);
+    }
+  });
   add(CommandIDs.tutorial, trans.__('Open a Tutorial …'), trans.__('A copy of it, in your files'), () =>
     openTutorial(notebooks, trans)
   );

@@ -55,10 +55,10 @@ export class Curves {
     this.revision += 1;
   }
 
-  /** Rows of the record; those of single members are not drawn. */
+  /** Rows of the record. */
   take(rows: readonly IMetric[]): void {
     for (const row of rows) {
-      if (!row.member && (row.name === 'loss' || row.name.startsWith(HELD_OUT))) {
+      if (row.name === 'loss' || row.name.startsWith(HELD_OUT)) {
         this.put(row.name, row.version, row.mean);
       }
       this.known = Math.max(this.known, row.version);

@@ -5,7 +5,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { short } from './ticks.js';
 
 export function percent(share: number): string {
-  return `${Math.round(100 * share)}\u202f%`;
+  return `${Number((100 * share).toPrecision(share < 0.1 ? 1 : 2))}\u202f%`;
 }
 
 export function speed(samples: number, trans: TranslationBundle): string {

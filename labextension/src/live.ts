@@ -15,11 +15,13 @@ export interface ILiveOptions {
 }
 
 const SILENT = 60_000;
+const OPENING = 10_000;
 const FASTEST = 2_000;
 const SLOWEST = 30_000;
 
-/** From `start` on `take` gets what is pushed. Each poll also tries the WebSocket again; the pauses between polls double
- * while the server does not answer. */
+/** From `start` on `take` gets what is pushed; what came before, or in a gap, is read as soon as pushes come. Where they do
+ * not, everything is read again and again. Each poll also tries the WebSocket; the pauses between polls double while the
+ * server does not answer. */
 export class Live {
   private _socket: WebSocket | null = null;
   private _opened = false;
@@ -60,22 +62,22 @@ export class Live {
     } else if (!this._socket) {
       this._options.changed('connecting');
       this._connect();
-      // What the WebSocket does not tell: read again until it is there.
-      void this._options.read().catch(() => this._again());
     }
   };
 
   private _connect(): void {
     const socket = (this._socket = this._options.connect());
+    this._expectMore(OPENING);
     socket.onmessage = event => {
       if (socket !== this._socket) {
         return;
       }
-      this._expectMore();
+      this._expectMore(SILENT);
       if (!this._opened) {
         this._opened = true;
         void this._poll.stop();
         this._options.changed('live');
+        void this._options.read().catch(() => this._again());
       }
       this._options.take(JSON.parse(String(event.data)) as Push);
     };
@@ -118,10 +120,10 @@ export class Live {
     }
   }
 
-  /** The server says something every 20 s; a connection that is cut without a word does not. */
-  private _expectMore(): void {
+  /** The server says something at once and then every 20 s; a connection that is cut without a word does not. */
+  private _expectMore(within: number): void {
     window.clearTimeout(this._silence);
-    this._silence = window.setTimeout(() => this._lost(), SILENT);
+    this._silence = window.setTimeout(() => this._lost(), within);
   }
 
   private _drop(): void {

@@ -178,9 +178,13 @@ export class SwarmModel implements IDisposable {
     if (chosen) {
       const view = this.sessions.find(one => one.session === chosen.session);
       chosen.gone = !view;
-      chosen.view = view ?? chosen.view;
-      if (chosen.connection !== 'live') {
-        chosen.status = view?.status ?? chosen.status;
+      if (view) {
+        this._look(chosen, view);
+      } else {
+        this._stopFollowing(chosen);
+      }
+      if (this._live) {
+        void this._readLists(chosen);
       }
     }
     this._chooseUseful(before);
@@ -236,7 +240,7 @@ export class SwarmModel implements IDisposable {
         }
         break;
       case 'checkpoint':
-        void this.readCheckpoints();
+        void this._readLists(chosen);
         break;
       case 'event':
         chosen.events = [...chosen.events, push].slice(-EVENTS_SHOWN);
@@ -251,16 +255,15 @@ export class SwarmModel implements IDisposable {
   private async _readAll(chosen: IChosen): Promise<void> {
     try {
       const view = await this.api.session(chosen.session);
-      chosen.view = view;
-      chosen.status = view.status ?? chosen.status;
+      this._look(chosen, view);
       this._emit();
-      const [invites, checkpoints, events] = await Promise.all([
+      const [invites, checkpoints] = await Promise.all([
         this.api.invites(chosen.session),
         this.api.checkpoints(chosen.session),
-        this._newEvents(chosen),
+        this._readEvents(chosen),
         this._readCurves(chosen)
       ]);
-      Object.assign(chosen, { invites, checkpoints, events });
+      Object.assign(chosen, { invites, checkpoints });
       if (!view.status && (!isRunning(view) || view.problem)) {
         this._stopFollowing(chosen);
       }
@@ -274,6 +277,26 @@ export class SwarmModel implements IDisposable {
     this._emit();
   }
 
+  /** What is pushed is newer than what was asked for. */
+  private _look(chosen: IChosen, view: ISession): void {
+    chosen.view = view;
+    if (chosen.connection !== 'live' || !chosen.status) {
+      chosen.status = view.status ?? chosen.status;
+    }
+  }
+
+  /** What the WebSocket does not tell: who has used an invite, what is done in another tab. */
+  private async _readLists(chosen: IChosen): Promise<void> {
+    const { session } = chosen;
+    try {
+      const [invites, checkpoints] = await Promise.all([this.api.invites(session), this.api.checkpoints(session)]);
+      Object.assign(chosen, { invites, checkpoints });
+      this._emit();
+    } catch {
+      // The next look tells.
+    }
+  }
+
   private _stopFollowing(chosen: IChosen): void {
     if (chosen === this.chosen) {
       this._live?.stop();
@@ -281,10 +304,17 @@ export class SwarmModel implements IDisposable {
     }
   }
 
-  private async _newEvents(chosen: IChosen): Promise<readonly IEvent[]> {
-    const stored = chosen.events.filter(event => event.number);
-    const newer = await this.api.events(chosen.session, stored.at(-1)?.number ?? 0);
-    return [...stored, ...newer].slice(-EVENTS_SHOWN);
+  /** Those that were stored, and after them those that came by the WebSocket only: these have no numbers. */
+  private async _readEvents(chosen: IChosen): Promise<void> {
+    for (let more = true; more;) {
+      const { events, next } = await this.api.events(chosen.session, lastNumber(chosen.events));
+      const known = lastNumber(chosen.events);
+      const stored = [...chosen.events, ...events.filter(one => one.number! > known)].filter(one => one.number);
+      const last = stored.at(-1)?.unix_time ?? 0;
+      const fresh = next === null ? chosen.events.filter(one => !one.number && one.unix_time > last) : [];
+      chosen.events = [...stored, ...fresh].slice(-EVENTS_SHOWN);
+      more = next !== null;
+    }
   }
 
   private async _readCurves(chosen: IChosen): Promise<void> {
@@ -329,6 +359,10 @@ export class SwarmModel implements IDisposable {
       Math.max(0, this._emitted + PAUSE - performance.now())
     );
   }
+}
+
+function lastNumber(events: readonly IEvent[]): number {
+  return Math.max(0, ...events.map(event => event.number ?? 0));
 }
 
 /** Whether a session can still go on. */

@@ -12,15 +12,14 @@ const LOSS = `${HELD_OUT}loss`;
 /** Says what the loss says. */
 const REDUNDANT = `${HELD_OUT}perplexity`;
 
-export function Chart({
-  curves,
-  trans,
-  theme
-}: {
+/** revision: of the curves, which are drawn anew when it changes. */
+export const Chart = React.memo(function Chart(props: {
   curves: Curves;
+  revision: number;
   trans: TranslationBundle;
   theme: string;
 }): JSX.Element {
+  const { curves, trans, theme } = props;
   const others = [...curves.series.keys()].filter(name => ![LOSS, REDUNDANT, 'loss'].includes(name)).sort();
   return (
     <div className="swarm-curves">
@@ -30,7 +29,7 @@ export function Chart({
       ))}
     </div>
   );
-}
+});
 
 interface IPlotProps {
   readonly curves: Curves;

@@ -4,7 +4,6 @@ import * as React from 'react';
 
 import type { IPeer, PeerAction } from './api.js';
 import { percent, speed } from './format.js';
-import type { IChosen } from './model.js';
 import { type IContext } from './panel-parts.js';
 import { agreed } from './panel-status.js';
 import { isSlowed, openPeerMenu } from './peer-menu.js';
@@ -12,10 +11,14 @@ import { isSlowed, openPeerMenu } from './peer-menu.js';
 /** More are found by their names. */
 const MANY = 12;
 
-export function Peers({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element {
+export const Peers = React.memo(function Peers(props: {
+  session: string;
+  peers: readonly IPeer[];
+  context: IContext;
+}): JSX.Element {
+  const { session, peers, context } = props;
   const { trans } = context;
   const [wanted, setWanted] = React.useState('');
-  const peers = chosen.status?.peers ?? [];
   const shown = wanted ? peers.filter(peer => nameOf(peer).toLowerCase().includes(wanted.toLowerCase())) : peers;
   if (!peers.length) {
     return <p className="swarm-quiet">{trans.__('Nobody is connected.')}</p>;
@@ -34,13 +37,13 @@ export function Peers({ chosen, context }: { chosen: IChosen; context: IContext 
       ) : null}
       <ul className="swarm-peers" aria-label={trans.__('Peers')}>
         {shown.map(peer => (
-          <Peer key={peer.id} peer={peer} session={chosen.session} context={context} />
+          <Peer key={peer.id} peer={peer} session={session} context={context} />
         ))}
       </ul>
       {shown.length ? null : <p className="swarm-quiet">{trans.__('Nobody here is called so.')}</p>}
     </>
   );
-}
+});
 
 interface IPeerProps {
   readonly peer: IPeer;
@@ -94,7 +97,7 @@ const Peer = React.memo(
 
 function looksOf(peer: IPeer): string {
   const { name, device, state, reason, muted, paused_by, slowed } = peer;
-  const rounded = [peer.speed.toPrecision(3), peer.share.toFixed(2)];
+  const rounded = [peer.speed.toPrecision(3), percent(peer.share)];
   return JSON.stringify([name, device, state, reason, muted, paused_by, slowed, rounded]);
 }
 

@@ -8,6 +8,7 @@ import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
 import { useKeptFocus } from './focus.js';
+import type { IPeer } from './api.js';
 import { CommandIDs } from './ids.js';
 import { type IChosen, type SwarmModel, isRunning } from './model.js';
 import { Checkpoints, canSave } from './panel-checkpoints.js';
@@ -18,6 +19,9 @@ import { Button, type IContext, Section, useModel } from './panel-parts.js';
 import { Peers } from './panel-peers.js';
 import { Status, stateWord } from './panel-status.js';
 import { swarmIcon } from './icons.js';
+
+/** The same each time. */
+const NOBODY: readonly IPeer[] = [];
 
 export interface IPanelOptions {
   readonly model: SwarmModel;
@@ -75,6 +79,14 @@ export class SwarmPanel extends ReactWidget {
     this._options.seen(this, false);
     super.onBeforeDetach(message);
   }
+
+  /** What is closed does not come back when the page is loaded again. */
+  protected override onCloseRequest(message: Message): void {
+    super.onCloseRequest(message);
+    if (this._options.large) {
+      this.dispose();
+    }
+  }
 }
 
 function Panel({ model, commands, trans, themes, large }: IPanelOptions): JSX.Element {
@@ -130,12 +142,12 @@ function One({ chosen, context, theme }: { chosen: IChosen; context: IContext; t
       <div className="swarm-column">
         <Status chosen={chosen} context={context} />
         <Section title={trans.__('Curves')}>
-          <Chart curves={chosen.curves} trans={trans} theme={theme} />
+          <Chart curves={chosen.curves} revision={chosen.curves.revision} trans={trans} theme={theme} />
         </Section>
       </div>
       <div className="swarm-column">
         <Section title={trans.__('Peers')} count={chosen.status?.peers.length ?? 0}>
-          <Peers chosen={chosen} context={context} />
+          <Peers session={session} peers={chosen.status?.peers ?? NOBODY} context={context} />
         </Section>
         <Section title={trans.__('Invites')} open={running}>
           <Invites session={session} list={invites} open={running} context={context} />

@@ -36,8 +36,11 @@ export function wholeTicks(low: number, high: number, count: number): number[] {
   return [...new Set(ticks(low, high, count).map(Math.round))].filter(one => one >= low && one <= high);
 }
 
-/** At most four digits that count: 0.0312, 2.31, 1.2 k, 3.4 M. */
-export function short(value: number): string {
+/** At most four digits that count: 0.0312, 2.31, 1.2 k, 3.4 M. A dash for what is no finite number. */
+export function short(value: number | null): string {
+  if (value === null || !Number.isFinite(value)) {
+    return '–';
+  }
   const size = Math.abs(value);
   for (const [factor, suffix] of UNITS) {
     if (size >= factor) {
