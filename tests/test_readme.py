@@ -1,4 +1,5 @@
-"""What the README tells people to type works, typed into real kernels of a real server."""
+"""What the README tells people to type works, typed into real kernels of a real server. Whether the other pages and its
+links are right: tests/tutorials/test_pages.py."""
 
 from __future__ import annotations
 
@@ -44,6 +45,26 @@ def test_the_shell_commands_are_targets_of_the_makefile():
         subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make (\w+)`", README))))
+def test_the_makefile_has_the_other_targets_too(target):
+    subprocess.run(["make", target, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"`(?:\.venv/bin/)?python -m ([\w.]+)", README))))
+def test_the_modules_can_be_run(module):
+    path = ROOT.joinpath(*module.split("."))
+    script = path.with_suffix(".py")
+    assert (path / "__main__.py").is_file() or '__name__ == "__main__"' in script.read_text(encoding="utf-8")
+
+
+def test_badges_lead_to_what_is_here():
+    badges = re.findall(r"\]\((https://\S+OWNER/REPOSITORY\S+)\)", README)
+    assert len(badges) == 2
+    for badge in badges:
+        path = re.split(r"urlpath=lab/tree/|/blob/HEAD/", badge)[1]
+        assert (ROOT / path).is_file(), badge
+
+
 def test_ci_runs_the_readmes_test_command():
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
@@ -62,12 +83,6 @@ def test_the_strategies_are_called_as_the_readme_writes_them():
     names = {name: getattr(jupyter_swarm, name) for name in ("Codec", "EveryStep", "LocalUpdates", "WarmStart")}
     for call in calls:
         eval(call.replace("EveryStep(...)", "EveryStep(8)").replace("LocalUpdates(...)", "LocalUpdates(50, 8)"), names)
-
-
-def test_files_that_the_readme_points_to_exist():
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
 
 
 def test_host_and_join_with_two_lines_each(server):

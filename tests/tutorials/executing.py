@@ -28,7 +28,7 @@ for thread in threading.enumerate():
     if thread.name == "swarm-panel":
         thread.join(20)
 """
-_SECRET = re.compile(r"(/swarm/join/[\w-]+#)[\w-]+")
+_SECRET = re.compile(r"(/swarm/(?:join|watch)/[\w-]+#)[\w-]+")
 
 
 @contextlib.contextmanager
