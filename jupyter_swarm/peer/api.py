@@ -69,6 +69,7 @@ def host(
     else:
         invite = client.invite(session, "peer", capacity=1, label="the host's own kernel")
         opened = _enter(Invite(client.server, session, invite.secret), recipe, agreed, client, computer, "host")
+        opened.show_samples()
     if wait:
         opened.follow()
     return opened

@@ -216,6 +216,11 @@ class Client:
         body = msgspec.json.encode({"action": action, "share": share})
         self._ask("POST", f"sessions/{session}/peers/{peer}/actions", body)
 
+    def show(self, session: str, prompt: str, text: str, round: int) -> None:
+        """Show all who watch what the model has made of a prompt after a round."""
+        body = msgspec.json.encode({"prompt": prompt, "text": text, "round": round})
+        self._ask("POST", f"sessions/{session}/sample", body)
+
     def change(self, session: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Change settings from the next round on; returns all of them."""
         return self._ask("PATCH", f"sessions/{session}/settings", msgspec.json.encode(settings))

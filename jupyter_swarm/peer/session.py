@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from ..protocol.errors import InviteError, SessionError, SettingError, SwarmError
 from ..protocol.invites import Invite, Role
 from ..protocol.standing import SteerAction
+from ..shards.memory import machine_memory
 from ..strategies import Strategy
 from .checkpoints import Checkpoint, checkpoint_of, checkpoints_of
 from .client import Client
@@ -19,6 +22,7 @@ from .forward import Forward
 from .progress import Line
 from .recipe import Recipe
 from .record import OVER, Record, Status
+from .showing import Showing
 from .steering import id_of, rule_for, settings_of
 from .trainer import Trainer
 
@@ -50,6 +54,8 @@ class Session:
         self._record = record
         self._trainer = trainer
         self._shared: torch.nn.Module | None = None
+        self._sharing = threading.Lock()
+        self._showing: Showing | None = None
         self._past: Past | None = None
 
     @property
@@ -151,9 +157,21 @@ class Session:
     def sample(self, prompt: str = "") -> str:
         """What the shared parameters of now make of `prompt`, by the recipe's `sample`. Training goes on meanwhile.
 
-        Raises `RecipeError` for a recipe that cannot sample, `SessionError` before the first parameters are here.
+        What the session's host has the model write is shown to all who watch. Raises `RecipeError` for a recipe that
+        cannot sample, `SessionError` before the first parameters are here.
         """
-        return self._computer.sample(self._shared_model(), prompt)
+        text, round = self._sample(prompt)
+        if self._showing is not None:
+            self._showing.asked(prompt, text, round)
+        return text
+
+    def show_samples(self) -> None:
+        """From now on all who watch see what the model writes after each evaluation, if the recipe can sample and this
+        machine has the memory for one more model. For whoever hosts the session."""
+        trained = self._trainer is not None and self.recipe.sample is not None
+        if trained and self._showing is None and 8 * self._computer.layout.elements < machine_memory().free:
+            self._showing = Showing(self._record, self._sample, partial(self._client.show, self.id))
+            self._showing.start()
 
     def evaluate(self, limit: int = 2000) -> dict[str, float]:
         """Loss and metrics of the shared parameters of now, over `limit` held-out samples at most, measured here.
@@ -162,7 +180,9 @@ class Session:
         count = min(len(held_out), limit)
         if not count:
             raise SessionError("The session has no held-out samples.", todo="Let the recipe's data() hold some out.")
-        sums = Forward(self.recipe, self._shared_model(), self._record.note).measure(held_out, torch.arange(count))
+        with self._sharing:
+            model = self._shared_model()
+            sums = Forward(self.recipe, model, self._record.note).measure(held_out, torch.arange(count))
         return {name: value / count for name, value in sums.items()}
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -288,8 +308,15 @@ class Session:
         else:
             self._record.wait_for(lambda status: status is not seen, seconds)
 
+    def _sample(self, prompt: str) -> tuple[str, int]:
+        """The text, and the round after which it was written."""
+        with self._sharing:
+            model, round = self._shared_model(), max(self._record.status.version, 0)
+            return self._computer.sample(model, prompt), round
+
     def _shared_model(self) -> torch.nn.Module:
-        """A model with the shared parameters of now, which training does not change."""
+        """A model with the shared parameters of now, which training does not change. Several threads use it, each while
+        it has `_sharing`."""
         trainer = self._must_trainer()
         if self._shared is None:
             self._shared = self.recipe.build().eval()
