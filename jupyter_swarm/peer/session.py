@@ -132,7 +132,9 @@ class Session:
             rounds=seen["rounds"],
             samples_done=seen["samples_done"],
             loss=seen["metrics"].get("loss"),
-            metrics={name: value for name, value in seen["metrics"].items() if name != "loss"},
+            metrics={
+                name.removeprefix("held_out_"): value for name, value in seen["metrics"].items() if name != "loss"
+            },
         )
 
     # --- this kernel
