@@ -67,11 +67,12 @@ class Panel:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="swarm-panel", daemon=True)
-        wide = widgets.Layout(width="100%", max_width=f"{_WIDTH}px")
+        wide = {"width": "100%", "max_width": f"{_WIDTH}px"}
         self.style, self.status = widgets.HTML(html.FOLLOW_THEME if theme == "auto" else ""), widgets.HTML()
         self.said = Said()
-        self.rounds = widgets.IntProgress(min=0, max=1, layout=wide)
-        self.curve = widgets.Image(format="png", layout=wide)
+        # A layout each: one of them may be hidden.
+        self.rounds = widgets.IntProgress(min=0, max=1, layout=widgets.Layout(**wide))
+        self.curve = widgets.Image(format="png", layout=widgets.Layout(**wide))
         if theme == "auto":
             self.curve.add_class(html.CURVE)
         self.pause = self._button("Pause", "pause", "This kernel takes no more work", session.pause)
