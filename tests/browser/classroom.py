@@ -25,7 +25,12 @@ CALM = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 _SECONDS = 60.0
-_JOIN = "%load_ext jupyter_swarm\n%swarm join"
+_CONNECTED = """() => {
+    const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
+    return kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
+}"""
+JOIN = "%load_ext jupyter_swarm\n%swarm join"
+"""What a student's notebook begins with."""
 
 
 def browser_path() -> str | None:
@@ -74,7 +79,14 @@ class Classroom:
     def writes(self, name: str, *cells: str) -> None:
         """A notebook with these cells."""
         made = [
-            {"cell_type": "code", "id": f"cell-{n}", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
+            {
+                "cell_type": "code",
+                "id": f"cell-{n}",
+                "metadata": {},
+                "source": text,
+                "outputs": [],
+                "execution_count": None,
+            }
             for n, text in enumerate(cells)
         ]
         python = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
@@ -103,7 +115,9 @@ class Classroom:
         config = {
             "ServerApp": {"jpserver_extensions": extensions},
             # Of the server's own folders nothing is to be seen in the file browser.
-            "ContentsManager": {"hide_globs": ["ipythondir", "jupyter_*", "server.log", "settings", "swarm", "workspaces"]},
+            "ContentsManager": {
+                "hide_globs": ["ipythondir", "jupyter_*", "server.log", "settings", "swarm", "workspaces"]
+            },
             "SwarmExtension": {"storage": str(self.folder / "swarm")},
             "LabApp": front,
             "JupyterNotebookApp": front,
@@ -123,20 +137,27 @@ def is_ready(page: Page) -> None:
 # --- the instructor, in JupyterLab
 
 
-def opens_session(page: Page, name: str, rounds: int) -> None:
-    """From the launcher's card to the invite card in a new notebook."""
+def asks_for_session(page: Page, name: str) -> Locator:
+    """From the launcher's card to the dialog, with the session's name in it."""
     page.locator(".jp-LauncherCard", has_text="Train together").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Name").fill(name)
-    dialog.get_by_label("Rounds").fill(str(rounds))
+    return dialog
+
+
+def opens_session(dialog: Locator) -> Locator:
+    """From the dialog to the new notebook's cell, below which the invite card is."""
     dialog.get_by_role("button", name="Open").click()
-    expect(page.get_by_text(re.compile("^Invite to "))).to_be_visible()
+    cell = dialog.page.locator(".jp-Notebook .jp-Cell").first
+    expect(cell.get_by_text(re.compile("^Invite to "))).to_be_visible()
+    return cell
 
 
 def copies_invite(page: Page) -> str:
     """The link, from the invite card by way of the clipboard."""
-    page.get_by_title("Copy Link", exact=True).click()
-    expect(page.get_by_title("Copy Link", exact=True)).to_have_text("Copied")
+    button = page.get_by_title("Copy Link", exact=True)
+    button.click()
+    expect(button).to_have_text("Copied")
     link: str = page.evaluate("navigator.clipboard.readText()")
     return link
 
@@ -195,7 +216,7 @@ def invites_viewers(panel: Locator) -> str:
 
 def runs(page: Page, number: int) -> Locator:
     """Run one of the notebook's cells, the first is 0; returns the cell."""
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()  # else nothing is run
+    page.wait_for_function(_CONNECTED)  # before that nothing would be run
     cell = page.locator(".jp-Notebook .jp-Cell").nth(number)
     cell.locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")
