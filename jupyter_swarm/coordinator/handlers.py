@@ -25,7 +25,7 @@ from .html_pages import JoinPage, WatchPage
 from .pages import event_page, metric_page, record_page
 from .peer_socket import PeerSocket
 from .watch import WatchSocket
-from .wheel import Wheel
+from .wheel import NAME, Wheel
 
 _SESSION = r"(?P<session>[a-z0-9][a-z0-9-]{0,63})"
 _SHA256 = r"(?P<sha256>[0-9a-f]{64})"
@@ -106,7 +106,8 @@ class OneSession(ApiHandler):
 
 class Invites(ApiHandler):
     """The link with its secret is in the answer to `post` and nowhere else. With it comes from where it can be reached
-    at best, by its looks, and whether anybody has come from another machine so far."""
+    at best, by its looks, whether anybody has come from another machine so far, and where this server's own package is
+    for whoever has it not."""
 
     def initialize(self, gate: Gate, address: PublicAddress) -> None:  # type: ignore[override]
         super().initialize(gate)
@@ -124,7 +125,9 @@ class Invites(ApiHandler):
         invite, secret = await self.manager.invites.make(session, body.role, body.seconds, body.capacity, body.label)
         link = Invite(server, session, secret, page_of(body.role)).link
         outside = session in self.manager.invites.outside
-        self.answer({**invite_view(invite), "link": link, "reach": reach_of(link), "outside": outside}, 201)
+        wheel = f"{server}/swarm/wheel/{NAME}"
+        more = {"link": link, "reach": reach_of(link), "outside": outside, "wheel": wheel}
+        self.answer({**invite_view(invite), **more}, 201)
 
 
 class OneInvite(ApiHandler):

@@ -149,7 +149,10 @@ def concat(histories: Sequence[xr.Dataset], names: Sequence[str]) -> xr.Dataset:
         raise SettingError(
             f"{len(histories)} histories and the names {list(names)}.", todo="Pass one name for each, no two the same."
         )
-    parts = [one.assign_coords(event=np.arange(one.sizes["event"])).drop_vars("device") for one in histories]
+    parts = [
+        one.assign_coords(event=np.arange(one.sizes["event"])).drop_vars(["device", "muted"], errors="ignore")
+        for one in histories
+    ]
     variables = {name: variable for one in parts for name, variable in one.variables.items() if name not in one.dims}
     fill = {name: _FILL.get(variable.dtype.kind, "") for name, variable in variables.items()}
     return xr.concat(

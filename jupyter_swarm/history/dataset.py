@@ -74,6 +74,11 @@ def dataset_of(
         "peer": ("peer", _texts(peer.name for peer in peers), {"long_name": "peer"}),
         "peer_id": ("peer", _texts(peer.member for peer in peers), {"long_name": "peer's id"}),
         "device": ("peer", _texts(peer.device for peer in peers), {"long_name": "device"}),
+        "muted": (
+            "peer",
+            np.array([peer.muted for peer in peers], bool),
+            {"long_name": "whether it has no curve"},
+        ),
         "time": ("round", _times(times), {"long_name": "time of the commit (UTC)"}),
     }
     dataset = xr.Dataset(variables, coordinates)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
 
-import numpy as np
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,15 +35,8 @@ class CurveFigure:
         self.figure = Picture(figsize=(width / DPI, height / DPI), dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
 
-    def png(self, dataset: xr.Dataset, muted: Collection[str] = ()) -> bytes:
-        """The history as it is now; without any rounds, an empty frame that says so.
-
-        muted: ids of peers that have neither a name nor a curve in it.
-        """
-        if muted:
-            heard = ~np.isin(dataset.peer_id.values.astype(str), list(muted))
-            names = np.where(heard, dataset.peer.values, "muted").astype(object)
-            dataset = dataset.assign(peer_loss=dataset.peer_loss.where(heard[None, :])).assign_coords(peer=names)
+    def png(self, dataset: xr.Dataset) -> bytes:
+        """The history as it is now; without any rounds, an empty frame that says so."""
         first, *metrics, speed = usual_panels(dataset)
         draw(self.figure, dataset, theme=self._theme, panels=[first, *metrics[:1], speed, "bytes"], live=True)
         return self.figure.png()

@@ -118,7 +118,10 @@ def _peers_training(axes: Axes, run: Run, pen: Pen, rows: Array, starts: Array, 
     counts = np.where(np.isfinite(loss), run.dataset.loss_count.values[rows], 0)
     sums, counts = (np.add.reduceat(part, starts) for part in (np.where(counts, loss, 0.0) * counts, counts))
     own = dict(zip(_colored(run, pen), pen.theme.series, strict=False))
+    muted = run.dataset.coords.get("muted", np.zeros(loss.shape[1], bool))
     for place in _by_samples(run)[:_FAINT]:
+        if muted[place]:
+            continue
         known = counts[:, place] > 0
         color = own.get(place, pen.theme.others)
         axes.plot(

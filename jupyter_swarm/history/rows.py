@@ -34,7 +34,8 @@ class MetricRow(msgspec.Struct, frozen=True):
 
 
 class MemberRow(msgspec.Struct, frozen=True):
-    """Somebody who was in the session; `device` as far as it is known. Times: seconds since 1970, 0 if unknown."""
+    """Somebody who was in the session; `device` as far as it is known. Times: seconds since 1970, 0 if unknown. muted:
+    the instructor wants no curve of it to be seen; `name` is then not its own."""
 
     member: str
     name: str
@@ -42,6 +43,7 @@ class MemberRow(msgspec.Struct, frozen=True):
     joined: float = 0.0
     last_seen: float = 0.0
     device: str = ""
+    muted: bool = False
 
 
 class Rows:

@@ -124,7 +124,7 @@ def invite(notebook: Notebook, arguments: Namespace) -> None:
 
 
 @command(
-    argument("link", nargs="?", default="", help="the invite link (default: it is asked for)"),
+    argument("link", nargs="*", help="the invite link (default: it is asked for)"),
     _here,
     argument("--agree", metavar="HASH", help="the hash of the recipe, agreed to beforehand"),
     argument("--data", metavar="VARIABLE", help="a variable with Data of your own, which stays with you"),
@@ -140,7 +140,7 @@ def join(notebook: Notebook, arguments: Namespace) -> Any:
         notebook.shell.push({"session": session})
         return session
 
-    link, name = arguments.link, arguments.name
+    link, name = "".join(arguments.link), arguments.name  # a link that was copied with spaces in it
     if arguments.agree is None and not arguments.wait and views.asks_by_widget():
         views.show_join(notebook, link, name, arguments.device, enter, arguments.theme)
         return None
@@ -239,10 +239,10 @@ def doctor(_: Notebook, arguments: Namespace) -> None:
     print(examine(arguments.link))
 
 
-@command(_theme)
+@command(_waiting, _theme)
 def watch(notebook: Notebook, arguments: Namespace) -> None:
-    """Follow the session in this cell until it is over or interrupted (which pauses this kernel's training)."""
-    views.show_panel(notebook, api.current(), arguments.theme, foreground=True)
+    """Follow the session: below this cell, or with --wait, in Colab and in a terminal in it (its buttons wait then)."""
+    views.show_panel(notebook, api.current(), arguments.theme, arguments.wait or not views.has_widgets())
 
 
 @command(

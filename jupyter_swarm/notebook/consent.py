@@ -24,26 +24,26 @@ _HINT = {"text/html": html.quiet(_AGAIN), "text/plain": _AGAIN}
 
 
 class JoinCard:
-    """Shows what an invite offers, with the buttons Join and No; after a yes the session's panel takes its place.
+    """Shows what an invite offers, with the buttons Agree and Decline; after a yes the session's panel takes its place.
 
     join: called with the recipe's hash and the name that was chosen, in the kernel's main thread; the panel that it
-    returns is started here. device: what is to compute, as torch spells it. In another card's `display` it takes its
-    place.
+    returns is started here. look: reads the offer anew. device: what is to compute, as torch spells it. In another
+    card's `display` it takes its place.
     """
 
     def __init__(
         self,
         offer: Offer,
         join: Callable[[str, str], Panel],
+        look: Callable[[], Offer],
         name: str = "",
         device: str = "",
         display: Display | None = None,
     ) -> None:
-        self.offer = offer
         self.display = display or Display()
-        self._join = join
-        self.text = widgets.HTML(html.code(readable(offer.source)))
-        self.facts = widgets.HTML(html.facts([*offer.facts(), ("it would compute on", device_text(device))]))
+        self._join, self._look, self._device = join, look, device
+        self.text, self.facts = widgets.HTML(), widgets.HTML()
+        self._ask_for(offer)
         self.said = Said()
         self.said(_WARNING)
         self.name = name_field(name)
@@ -74,6 +74,7 @@ class JoinCard:
             panel = self._join(self.offer.sha256, self.name.value.strip())
         except (Exception, KeyboardInterrupt) as error:
             self.said(f"Not joined. {error_text(error)}")
+            self._look_again()
             self._wait(False)
             return
         # In the card's place: what a button's callback displays has no cell to go to.
@@ -81,6 +82,21 @@ class JoinCard:
         self.box.children = (panel.box,)
         self.display.show(panel.heading(), None, panel.tail())
         panel.start()
+
+    def _ask_for(self, offer: Offer) -> None:
+        self.offer = offer
+        put(self.text, html.code(readable(offer.source)))
+        put(self.facts, html.facts([*offer.facts(), ("it would compute on", device_text(self._device))]))
+
+    def _look_again(self) -> None:
+        """What was agreed to may not be what the session has any more: then that is what is asked for."""
+        try:
+            offer = self._look()
+        except SwarmError:
+            return
+        if offer.sha256 != self.offer.sha256:
+            self._ask_for(offer)
+            self.said("The session's recipe is another one now. Nothing has run; read it again before you agree.")
 
     def _decline(self) -> None:
         self._wait(True)

@@ -5,6 +5,7 @@ Whatever came from somebody else (names, recipes, reasons) is escaped here and n
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -75,9 +76,14 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return f'<table style="border-collapse:collapse;line-height:1.45;margin:.3em 0">{rows}</table>'
 
 
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], label: str, text_last: bool = True) -> str:
-    """A table; the first column is text, the last is unless told otherwise, the others are numbers or short words. A
-    long one scrolls, with the keyboard, too."""
+def table(
+    head: tuple[str, ...], rows: Iterable[tuple[str, ...]], label: str, text_last: bool = True, scrolls: bool = True
+) -> str:
+    """A table; the first column is text, the last is unless told otherwise, the others are numbers or short words.
+
+    scrolls: whether a long one is in a box, which the keyboard scrolls, too. One that changes all the time must not be:
+    it would begin at its top again and again, and lose the keyboard's focus.
+    """
 
     def cell(tag: str, text: str, number: int) -> str:
         last = text_last and number == len(head) - 1
@@ -92,8 +98,9 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], label: str, te
         '<tr style="background:transparent">' + "".join(cell("td", text, n) for n, text in enumerate(row)) + "</tr>"
         for row in rows
     )
+    box = 'tabindex="0" style="overflow:auto;max-height:20em"' if scrolls else ""
     return (
-        f'<div tabindex="0" role="region" aria-label="{escape(label)}" style="overflow:auto;max-height:20em">'
+        f'<div role="region" aria-label="{escape(label)}" {box}>'
         '<table style="border-collapse:collapse;line-height:1.4">'
         f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
@@ -118,7 +125,17 @@ def status(now: Status) -> str:
     )
 
 
-def peers(found: Iterable[Mapping[str, Any]]) -> str:
+def by_name(found: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Peers in an order that stays while they work: by name, numbers in it as numbers."""
+
+    def key(peer: Mapping[str, Any]) -> list[tuple[int, str]]:
+        words = re.findall(r"[0-9]+|[^0-9]+", str(peer["name"] or peer["id"]).casefold())
+        return [(int(word), "") if word.isdecimal() else (-1, word) for word in words]
+
+    return sorted(found, key=key)
+
+
+def peers(found: Iterable[Mapping[str, Any]], scrolls: bool = True) -> str:
     """The connected peers, as the server's status lists them."""
     rows = [
         (
@@ -133,7 +150,9 @@ def peers(found: Iterable[Mapping[str, Any]]) -> str:
     ]
     if not rows:
         return lines("Nobody is connected.")
-    return table(("peer", "device", "samples/s", "share", "MB", "state and why"), rows, "who is connected")
+    return table(
+        ("peer", "device", "samples/s", "share", "MB", "state and why"), rows, "who is connected", scrolls=scrolls
+    )
 
 
 def _steered(peer: Mapping[str, Any]) -> list[str]:

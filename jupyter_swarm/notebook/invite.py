@@ -100,12 +100,12 @@ class InviteCard:
         show(self.hide, bool(link))
 
     def _lines(self, link: str) -> str:
-        role = self.issued["role"]
+        role, wheel = self.issued["role"], self.issued.get("wheel", "")
         if role == "viewer":
             return html.copyable("Link, for a browser", link)
         return (
             html.copyable("Link", link)
-            + html.copyable("A cell for Colab, or for any notebook with torch", colab_cell(link), 3)
+            + html.copyable("A cell for Colab, or for any notebook with torch", colab_cell(link, wheel), 3)
             + html.copyable("A line for a terminal", f"jupyter swarm peer '{link}'")
         )
 
@@ -143,10 +143,11 @@ class InviteCard:
         self.said(says)
 
 
-def colab_cell(link: str) -> str:
-    """Install the version that the link's server has, and join."""
+def colab_cell(link: str, wheel: str = "") -> str:
+    """Install the version that the link's server has, and join. wheel: where the server says that it is; from one that
+    does not say it, this kernel's version is asked for."""
     base = link.partition("#")[0].rpartition("/swarm/")[0]
-    wheel = f"{base}/swarm/wheel/jupyter_swarm-{__version__}-py3-none-any.whl"
+    wheel = wheel or f"{base}/swarm/wheel/jupyter_swarm-{__version__}-py3-none-any.whl"
     return f"%pip install -q {wheel}\n%load_ext jupyter_swarm\n%swarm join {link}"
 
 

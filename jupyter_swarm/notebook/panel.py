@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import ipywidgets as widgets
+import msgspec
 
 from ..history.figure import CurveFigure
 from ..history.themes import ThemeName
 from ..peer.api import Session
 from ..peer.record import OVER, Status
-from ..protocol.errors import SwarmError
+from ..protocol.errors import SessionError, SwarmError
 from . import html
 from .frontend import Display, in_colab, saves_widgets
 from .invite import InviteCard
@@ -30,7 +31,8 @@ from .trying import Try
 
 PanelTheme = Literal["auto", "light", "dark"]
 _SECONDS = 1.0
-_LISTS_SECONDS = 3.0
+_DRAWING, _LISTS = 2, 4
+"""At each look of so many: what is drawn and listed is asked of the server, by the panels of the whole class."""
 _DRAWING_SHARE = 0.2
 """Of the time at most so much goes into drawing, whatever a picture costs on this machine."""
 _WIDTH, _HEIGHT = 760, 560
@@ -39,8 +41,8 @@ _WAITS = "While this cell runs, the buttons wait for its end; interrupt it to us
 
 
 class Panel:
-    """Widgets for `session`. theme: the curve's; "auto" follows the page's. seconds: between two looks, and at least
-    between two drawings. invite: the card that is kept up to date with the session.
+    """Widgets for `session`. theme: the curve's; "auto" follows the page's. seconds: between two looks. invite: the
+    card that is kept up to date with the session.
 
     `start()` refreshes in the background, `follow()` in the running cell; a notebook cell that ends with a panel shows
     it. Further details of the widgets are their own; `box` holds all of them, `tools` what stays when it is over.
@@ -63,6 +65,7 @@ class Panel:
         self._next_drawing = 0.0
         self._next_lists = 0.0
         self._last = Status()
+        self._gone = False
         self._problem = ""
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -73,6 +76,8 @@ class Panel:
         # A layout each: one of them may be hidden.
         self.rounds = widgets.IntProgress(min=0, max=1, layout=widgets.Layout(**wide))
         self.curve = widgets.Image(format="png", layout=widgets.Layout(**wide))
+        if self.curve.has_trait("tooltip"):  # since ipywidgets 8: what there is of a text for those who see no picture
+            self.curve.tooltip = "The curve of the loss by round; its last values stand above"
         if theme == "auto":
             self.curve.add_class(html.CURVE)
         self.pause = self._button("Pause", "pause", "This kernel takes no more work", session.pause)
@@ -105,6 +110,10 @@ class Panel:
                 self._show_status()
                 self._show_lists()
                 self._show_curve()
+            except SessionError as error:  # deleted, while others watch
+                self._gone = True
+                self._last = msgspec.structs.replace(self._last, state="failed", reason=str(error))
+                self._show_status()
             except SwarmError as error:
                 problem = str(error)
             except Exception as error:
@@ -145,15 +154,15 @@ class Panel:
         # At the end once more: the last evaluation comes after the last round.
         if not self.over and (shown == self._drawn or begun < self._next_drawing):
             return
-        self.curve.value = self._figure.png(self.session.history(), muted)
+        self.curve.value = self._figure.png(self.session.history())
         self._drawn = shown
         spent = time.monotonic() - begun
-        self._next_drawing = begun + max(self._seconds, spent / _DRAWING_SHARE)
+        self._next_drawing = begun + max(_DRAWING * self._seconds, spent / _DRAWING_SHARE)
 
     def _show_lists(self) -> None:
         if time.monotonic() < self._next_lists and not self.over:
             return
-        self._next_lists = time.monotonic() + _LISTS_SECONDS
+        self._next_lists = time.monotonic() + _LISTS * self._seconds
         for part in self.parts:
             part.refresh()
         if self.invite is not None:
@@ -230,7 +239,7 @@ class Panel:
 
     def show(self) -> None:
         """Display, or display anew in the same place: the widgets, or their last picture when the session is over."""
-        if self._last.state == "finished":
+        if self._last.state == "finished" or self._gone:
             show(self.peers.steering, False)
             if self.invite is not None:
                 self.invite.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ipywidgets as widgets
@@ -12,6 +12,8 @@ from ..protocol.standing import SteerAction
 from . import html
 from .parts import Said, button, choices, labelled, put, row, show
 
+_SHOWN = 50
+"""So many are shown at once; more are found by their names. Every refresh sends all that is shown to the page."""
 _SHARES = [("half of its speed", 0.5), ("a quarter", 0.25), ("a tenth", 0.1), ("all of it again", 1.0)]
 
 
@@ -27,7 +29,11 @@ class Peers:
         self.session = session
         self.muted: frozenset[str] = frozenset()
         self.said = Said()
-        self.table = widgets.HTML()
+        self.table, self.more = widgets.HTML(), widgets.HTML()
+        self.find = labelled(widgets.Text, "Find", "20em", placeholder="part of a name")
+        self.find.observe(lambda _: self._show(), "value")
+        scrolled = widgets.VBox([self.table], layout=widgets.Layout(max_height="24em", overflow="auto"))
+        self._found: list[Mapping[str, Any]] = []
         self.chosen = labelled(widgets.SelectMultiple, "Peers to steer", "26em", options=(), rows=4)
         self.chosen.observe(lambda _: self._ask(False), "value")
         self.share = labelled(widgets.Dropdown, "Work at", "16em", options=_SHARES)
@@ -40,15 +46,27 @@ class Peers:
         buttons = [self.pause, self.resume, self.mute, self.unmute, self.remove]
         self.steering = widgets.VBox([self.chosen, row(*buttons), row(self.share, self.slow)])
         show(self.steering, steers)
-        self.box = widgets.VBox([self.table, self.steering, self.said.box])
+        self.box = widgets.VBox([row(self.find, self.more), scrolled, self.steering, self.said.box])
         self._ask(False)
 
     def refresh(self) -> None:
         """Show who is there now. Raises what the server answers."""
-        found = self.session.peers()
-        self.muted = frozenset(str(peer["id"]) for peer in found if peer.get("muted"))
-        put(self.table, html.peers(found))
-        choices(self.chosen, [(str(peer["name"] or peer["id"]), peer["id"]) for peer in found])
+        self._found = html.by_name(self.session.peers())
+        self.muted = frozenset(str(peer["id"]) for peer in self._found if peer.get("muted"))
+        self._show()
+
+    def _show(self) -> None:
+        wanted = self.find.value.strip().casefold()
+        found = [peer for peer in self._found if wanted in str(peer["name"] or peer["id"]).casefold()]
+        shown, chosen = found[:_SHOWN], self.chosen.value
+        put(self.table, html.peers(shown, scrolls=False))
+        # Who is chosen stays so, found or not: what a button does must not change by itself.
+        kept = [peer for peer in self._found if peer["id"] in chosen and peer not in shown]
+        choices(self.chosen, [(str(peer["name"] or peer["id"]), peer["id"]) for peer in [*shown, *kept]])
+        counted = f"{len(found)} of {len(self._found)}" if wanted else f"{len(found)}"
+        first = f", the first {_SHOWN} are shown" if len(found) > _SHOWN else ""
+        put(self.more, html.quiet(f"{counted} connected{first}"))
+        show(self.find, bool(wanted) or len(self._found) > _SHOWN)
 
     def _button(self, text: str, icon: str, tooltip: str, action: SteerAction) -> Any:
         def pressed() -> None:

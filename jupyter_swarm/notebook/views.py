@@ -90,7 +90,7 @@ def show_join(notebook: Notebook, link: str, name: str, device: str, enter: Ente
         def join(agree: str, name: str) -> Panel:
             return _panel(notebook, enter(link, name, agree), theme)
 
-        return JoinCard(offer, join, name, device, display)
+        return JoinCard(offer, join, lambda: look(link), name, device, display)
 
     if link:
         card(link, look(link), name).show()
@@ -105,7 +105,8 @@ def show_panel(
     foreground: bool = False,
     invite: InviteCard | None = None,
 ) -> None:
-    """The live panel, or, in a terminal, a line of progress if it is to stay in the foreground."""
+    """The live panel, below a cell that ends, or with `foreground` and in Colab in one that runs; in a terminal, in the
+    foreground, a line of progress."""
     if not has_widgets():
         if foreground:
             session.follow()
@@ -132,7 +133,7 @@ def _panel(notebook: Notebook, session: Session, theme: PanelTheme, invite: Invi
 
 def show_peers(found: Iterable[Mapping[str, Any]]) -> None:
     """A table."""
-    found = list(found)
+    found = html.by_name(found)
     plain = "\n".join(f"{peer['name'] or peer['id']}: {peer['state']} {peer['reason']}".rstrip() for peer in found)
     display(Shown(html.peers(found), plain or "Nobody is connected."))
 

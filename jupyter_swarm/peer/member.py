@@ -161,7 +161,7 @@ class Member:
         self.arrivals.has(version)
         self._work.begin(self.rule)
         self._record.set(version=version, strategy=self.rule.strategy)
-        self._idle("")
+        self._idle("for work from the server")
         self._port.send(m.Synced(self.generation, version, self.view.digest()))
         self._want_work()
 
@@ -348,7 +348,7 @@ class Member:
     def resume(self) -> None:
         """Take leases again."""
         self.paused = ""
-        self._idle("")
+        self._idle("for work from the server")
         self._port.send(m.Control("resume"))
         self._want_work()
 

@@ -28,18 +28,22 @@ class Past:
         client, session, rows = self._client, self._session, self._rows
         with self._lock:
             events = client.events(session, rows.last_event)
-            if events or self._spec is None:
-                # Whoever joins, and whatever is set, leaves an event.
-                self._look_again()
+            # Whoever joins, and whatever is set, leaves an event.
+            if (events or self._spec is None) and self._look_again():
+                rows.add(client.records(session), events=client.events(session))
             rows.add(events=events)
             rows.add(records=client.records(session, rows.last_round))
             rows.add(metrics=client.metrics(session, rows.last_version))
             return dataset_of(rows, self._spec, source=self._source, checkpoints=client.checkpoints(session))
 
-    def _look_again(self) -> None:
+    def _look_again(self) -> bool:
+        """Who is there, and what the session is; whether somebody is shown by another name than before, which older
+        texts then have, too."""
+        before = {member.member: member.name for member in self._rows.members}
         people = self._client.peers(self._session)
         self._devices |= {peer["id"]: peer["device"] for peer in people["connected"]}
         self._rows.set_members(
             {**member, "device": self._devices.get(member["member"], "")} for member in people["members"]
         )
         self._spec = self._client.spec(self._session)
+        return any(before.get(member.member, member.name) != member.name for member in self._rows.members)

@@ -157,7 +157,7 @@ def in_a_lab(front: FrontEnd, one: Class, seen: Seen) -> Figures:
     front.run("%load_ext jupyter_swarm", _SECONDS)
     cell = front.run(f"%swarm join {one.link} --name Ann", _SECONDS)
     seen.that(one.recipe.sha256 in front.text(cell), "the card shows the recipe's hash", one.recipe.sha256[:16])
-    seen.that("def " in front.text(cell), "and its code", "yes")
+    seen.that('aria-label="the recipe"' in front.text(cell), "and its code", "yes")
     seen.that(front.buttons(cell) == ["Agree and join", "Decline"], "its buttons", ", ".join(front.buttons(cell)))
     name = front.models[front.find("TextModel", "Your name")]["value"]
     seen.that(name == "Ann", "its name field", name)
@@ -211,7 +211,8 @@ def measure(chosen: argparse.Namespace) -> Figures:
             ["package", "before", "after"],
             [[name, colab["before"].get(name), there.versions().get(name)] for name in SHOWN],
         )
-        print(f"Changed by the ready cell: {colab['changed'] or 'nothing'}; added: {', '.join(colab['added'])}.")
+        added = ", ".join(colab["added"]) or "nothing"
+        print(f"Changed by the ready cell: {colab['changed'] or 'nothing'}; added: {added}.")
         print(f"pip check: {check}", flush=True)
         seen.that(not colab["changed"], "Colab's versions that the ready cell has changed", "none")
         with kernel("colab", there.folder, folder, env) as front:

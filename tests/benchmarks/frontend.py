@@ -168,8 +168,9 @@ class FrontEnd:
                 cell.updates.append((content["comm_id"], state))
 
     def _replace(self, content: dict[str, Any]) -> None:
-        cell, place = self._places[content["transient"]["display_id"]]
-        cell.outputs[place] = content
+        if shown := self._places.get(content["transient"]["display_id"]):
+            cell, place = shown
+            cell.outputs[place] = content
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_what_a_history_says() -> None:
     assert history.samples_done.values.tolist() == [8, 16, 24, 32, 40, 48]
     for name, variable in history.variables.items():
         assert variable.attrs["long_name"], name
-        assert "units" in variable.attrs or variable.dtype.kind in "OUM" or name in ("round", "event_round"), name
+        assert "units" in variable.attrs or variable.dtype.kind in "OUMb" or name in ("round", "event_round"), name
     assert history.attrs["strategy"] == "EveryStep, then LocalUpdates"
 
 

@@ -8,7 +8,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from ..peer.conftest import kernel, server  # noqa: F401
+from ..peer.conftest import kernel, own_server, server  # noqa: F401
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ class Session:
         self.role = "owner"
         self.outside: bool | None = False
         self.reach: str | None = "machine"
+        self.wheel = ""
         self.done: list[Any] = []
         self.people = [PEER]
         self.kept: list[Checkpoint] = []
@@ -121,7 +122,7 @@ class Session:
             "expires": time.time() + (expires or 3600.0),
         }  # fmt: skip
         self.made.append(one)
-        return {**one, "link": invite.link, "reach": self.reach, "outside": self.outside}
+        return {**one, "link": invite.link, "reach": self.reach, "outside": self.outside, "wheel": self.wheel}
 
     def invites(self) -> list[dict[str, Any]]:
         return self.made

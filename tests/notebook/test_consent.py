@@ -22,6 +22,10 @@ LINK = Invite("http://a:8888/user/ann", "cs101-7f3a", new_secret()).link
 OFFER = Offer("cs101-7f3a", HOSTILE, f"# {HOSTILE}\nimport torch\n", 100, 5_000_000, 0, EveryStep(8).rule(SGD(0.1)))
 
 
+def never(_: str, __: str) -> Panel:
+    raise AssertionError("nobody has agreed")
+
+
 def test_nothing_is_joined_without_a_yes() -> None:
     session = Session()
     joined: list[tuple[str, str]] = []
@@ -30,7 +34,7 @@ def test_nothing_is_joined_without_a_yes() -> None:
         joined.append((sha256, name))
         return Panel(session, seconds=0.01)  # type: ignore[arg-type]
 
-    card = JoinCard(OFFER, join)
+    card = JoinCard(OFFER, join, lambda: OFFER)
     assert "<script" not in card.text.value
     assert OFFER.sha256 in card.facts.value
     card.no.click()
@@ -38,7 +42,7 @@ def test_nothing_is_joined_without_a_yes() -> None:
     assert card.yes.disabled
     assert "has not run" in card.said.box.value
 
-    card = JoinCard(OFFER, join, "Ann")
+    card = JoinCard(OFFER, join, lambda: OFFER, "Ann")
     card.name.value = " Ann B "
     card.yes.click()
     assert joined == [(OFFER.sha256, "Ann B")]
@@ -58,21 +62,41 @@ def test_a_join_that_fails_says_why_and_may_be_tried_again(error: BaseException,
     def join(_: str, __: str) -> Panel:
         raise error
 
-    card = JoinCard(OFFER, join)
+    card = JoinCard(OFFER, join, lambda: OFFER)
     card.yes.click()
     assert says in card.said.box.value
     assert not card.yes.disabled
 
 
+def test_a_recipe_that_has_changed_since_it_was_read_is_asked_for_again() -> None:
+    other = msgspec.structs.replace(OFFER, source="import os\n")
+    agreed: list[str] = []
+
+    def join(sha256: str, _: str) -> Panel:
+        agreed.append(sha256)
+        if sha256 != other.sha256:
+            raise RecipeError("The session's recipe is not the one that was agreed to; nothing has run.")
+        raise LinkError("enough")
+
+    card = JoinCard(OFFER, join, lambda: other)
+    card.yes.click()
+    assert "read it again" in card.said.box.value
+    assert "import torch" not in card.text.value
+    assert other.sha256 in card.facts.value
+    card.yes.click()
+    assert agreed == [OFFER.sha256, other.sha256]
+    assert "enough" in card.said.box.value
+
+
 def test_nothing_of_a_recipe_is_hidden_from_its_reader() -> None:
-    card = JoinCard(msgspec.structs.replace(OFFER, source="x = 1  # \u202e harmless"), lambda *_: None)  # type: ignore[arg-type, return-value]
+    card = JoinCard(msgspec.structs.replace(OFFER, source="x = 1  # \u202e harmless"), never, lambda: OFFER)
     assert "\u202e" not in card.text.value
     assert "\\u202e" in card.text.value
 
 
 @pytest.mark.parametrize(("name", "says"), [("", "the CPU"), ("cpu", "cpu"), ("abacus", "cannot compute on")])
 def test_it_is_said_beforehand_what_would_compute(name: str, says: str) -> None:
-    card = JoinCard(OFFER, lambda *_: None, device=name)  # type: ignore[arg-type, return-value]
+    card = JoinCard(OFFER, never, lambda: OFFER, device=name)
     assert says in card.facts.value
 
 
@@ -87,14 +111,16 @@ def test_colab_says_where_a_gpu_is_selected(monkeypatch: pytest.MonkeyPatch) -> 
 def field(cards: list[tuple[str, str]]) -> LinkField:
     def card(link: str, offer: Offer, name: str, display: Display) -> JoinCard:
         cards.append((link, name))
-        return JoinCard(offer, lambda *_: None, name, display=display)  # type: ignore[arg-type, return-value]
+        return JoinCard(offer, never, lambda: offer, name, display=display)
 
     return LinkField(lambda link: OFFER, card, "Ann")
 
 
 @pytest.mark.parametrize(
     "pasted",
-    [LINK, f"  '{LINK}' ", f"<{LINK}>.", f"{LINK[:40]} \n{LINK[40:]}", f"%swarm join {LINK}",
+    [LINK, f"  '{LINK}' ", f"<{LINK}>.", f"{LINK[:40]} \n{LINK[40:]}",
+     f"\ufeff\u201c{LINK[:30]}\u200b{LINK[30:]}\u200d\u201d\u2026",
+     f"Join us: {LINK}", f"%swarm join {LINK}",
      f"%pip install -q http://a/b.whl\n%load_ext jupyter_swarm\n%swarm join {LINK}"],
 )  # fmt: skip
 def test_a_link_is_taken_as_people_paste_it(pasted: str) -> None:
@@ -133,7 +159,7 @@ def test_a_server_that_does_not_answer_is_said_and_asked_again() -> None:
     def look(_: str) -> Offer:
         raise LinkError("The server cannot be reached.")
 
-    one = LinkField(look, lambda *_: JoinCard(OFFER, lambda *_: None))  # type: ignore[arg-type, return-value]
+    one = LinkField(look, lambda *_: JoinCard(OFFER, never, lambda: OFFER))
     one.link.value = LINK
     one.go.click()
     settle()

@@ -51,6 +51,13 @@ def test_a_card_shows_the_ways_in(session: Session, card: InviteCard) -> None:
     assert len(card.listed.options) == 2
 
 
+def test_the_cell_installs_the_version_that_the_server_has(session: Session) -> None:
+    session.wheel = "https://hub.org/user/ann/swarm/wheel/jupyter_swarm-9.9-py3-none-any.whl"
+    card = InviteCard(session)  # type: ignore[arg-type]
+    card.issue()
+    assert f"%pip install -q {session.wheel}" in card.link.value
+
+
 def test_the_wheel_is_beside_the_link_under_any_prefix() -> None:
     cell = colab_cell("https://hub.org/user/ann/swarm/join/cs101#secret")
     assert cell.startswith("%pip install -q https://hub.org/user/ann/swarm/wheel/jupyter_swarm-")

@@ -19,6 +19,7 @@ from ..peer.conftest import Server
 from .played import Kept
 
 Said = Callable[[str], str]
+LINK = Invite("http://127.0.0.1:9", "cs101-1", new_secret()).link
 
 
 def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
@@ -55,6 +56,11 @@ def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
         ("set lr 3e-4", "NAME=VALUE"),
         ("recipe", "no recipe yet"),
         ("doctor nonsense", "not an invite link"),
+        (f"join {LINK[:50]} {LINK[50:]}", "cannot be reached"),
+        (f"join <{LINK}>.", "cannot be reached"),
+        (f"join \u201c{LINK[:30]}\u200b{LINK[30:]}\u201d", "cannot be reached"),
+        (f"join {LINK[:-5]}", "incomplete or mistyped"),
+        (f"join {LINK.replace('/join/', '/watch/')}", "lets you watch the session"),
     ],
 )
 def test_what_goes_wrong_is_said_in_words(said: Said, line: str, says: str) -> None:
@@ -84,8 +90,7 @@ def test_every_subcommand_explains_itself(said: Said, name: str) -> None:
 
 
 def test_an_unreachable_server_is_said_with_what_to_do(said: Said) -> None:
-    link = Invite("http://127.0.0.1:9", "cs101-1", new_secret()).link
-    assert "What to do: Check that it runs" in said(f"%swarm join {link}")
+    assert "What to do: Check that it runs" in said(f"%swarm join {LINK}")
 
 
 class Recording:

@@ -11,7 +11,7 @@ from jupyter_swarm.notebook import html
 from jupyter_swarm.notebook.panel import Panel
 from jupyter_swarm.notebook.parts import VIEW
 from jupyter_swarm.peer.record import Status
-from jupyter_swarm.protocol.errors import LinkError
+from jupyter_swarm.protocol.errors import LinkError, SessionError
 
 from .played import HOSTILE, PEER, Session
 
@@ -109,14 +109,23 @@ def test_what_stays_at_the_end_is_what_a_kernel_still_serves(session: Session, m
     assert VIEW not in panel.tail()
 
 
-def test_who_is_muted_has_no_curve(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[object] = []
+def test_who_is_muted_is_drawn_no_more_from_the_next_look_on(session: Session) -> None:
+    panel = Panel(session, seconds=0.0)  # type: ignore[arg-type]
     session.people = [{**PEER, "muted": True}]
-    monkeypatch.setattr(
-        "jupyter_swarm.notebook.panel.CurveFigure.png", lambda _, dataset, muted: drawn.append(muted) or b"png"
-    )
-    Panel(session)  # type: ignore[arg-type]
-    assert drawn == [{"peer-1"}]
+    panel._next_drawing = 0.0
+    panel.refresh()
+    assert session.drawings == 2, "though no round has ended since"
+
+
+def test_a_session_that_is_deleted_while_it_is_watched_ends_the_panel(session: Session) -> None:
+    panel = Panel(session, seconds=0.01)  # type: ignore[arg-type]
+    session.error = SessionError("There is no session cs101-7f3a on this server.", "It was deleted.")
+    panel.start()
+    panel._thread.join(20)
+    assert not panel._thread.is_alive()
+    assert "It was deleted." in panel.heading()["text/html"]
+    assert set(panel._repr_mimebundle_()) == {"image/png", "text/plain"}
+    assert [one.disabled for one in panel.for_all] == [True] * 3
 
 
 def test_names_of_others_are_text_and_colours_are_the_pages(session: Session) -> None:

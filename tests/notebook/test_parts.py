@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from types import SimpleNamespace
 
 import ipywidgets as widgets
@@ -105,11 +107,50 @@ def test_what_the_server_refuses_is_said(session: Session) -> None:
     assert "no such peer" in peers.said.box.value
 
 
-def test_a_large_class_is_one_table_that_scrolls(session: Session) -> None:
+def test_of_a_large_class_the_first_are_shown_and_the_others_are_found(session: Session) -> None:
     peers = several(session, 200)
-    assert peers.table.value.count("<tr") == 201
-    assert "max-height" in peers.table.value
-    assert len(peers.chosen.options) == 200
+    assert peers.table.value.count("<tr") == 51
+    assert [label for label, _ in peers.chosen.options[:11]] == [f"Ann {n}" for n in range(11)], "9 comes before 10"
+    assert "200 connected, the first 50 are shown" in peers.more.value
+    peers.find.value = " ANN 17 "
+    assert [label for label, _ in peers.chosen.options] == ["Ann 17", *(f"Ann {n}" for n in range(170, 180))]
+    assert "11 of 200" in peers.more.value
+    peers.chosen.value = ("peer-171",)
+    peers.find.value = "19"
+    peers.pause.click()
+    assert session.done == [("peer-171", "pause")], "who is chosen stays so"
+    peers.find.value = ""
+    assert peers.table.value.count("<tr") == 51
+
+
+def test_a_small_class_needs_no_search(session: Session) -> None:
+    assert several(session, 30).find.layout.display == "none"
+
+
+def test_a_large_class_costs_no_memory_by_being_looked_at(session: Session) -> None:
+    peers = several(session, 200)
+    spent = []
+
+    def looks(count: int) -> None:
+        for number in range(count):
+            session.people = [{**one, "speed": float(number)} for one in session.people]
+            begun = time.perf_counter()
+            peers.refresh()
+            spent.append(time.perf_counter() - begun)
+
+    looks(20)
+    tracemalloc.start()
+    try:
+        looks(20)
+        before = tracemalloc.get_traced_memory()[0]
+        looks(100)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    size = len(peers.table.value)
+    print(f"200 peers: {1e3 * sorted(spent[:20])[10]:.1f} ms a look, {size:,} letters, {grown:,} bytes after 100 more")
+    assert grown < size, "not even one table more"
+    assert size < 60_000
 
 
 # --- checkpoints
