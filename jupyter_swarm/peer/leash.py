@@ -6,7 +6,9 @@ went, the command is asked to end, with all that it has started, and made to a f
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,40 +21,42 @@ NOT_FOUND = 127
 
 def main(command: list[str]) -> int:
     """Returns the command's exit code, `NOT_FOUND` if there is no such command."""
+    name, *arguments = command
     try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        # On Windows only `which` finds what is a script, as those that npm installs.
+        process = subprocess.Popen([shutil.which(name) or name, *arguments], stdin=subprocess.DEVNULL)
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", flush=True)
+        print(f"{name}: {error.strerror}", flush=True)
         return NOT_FOUND
-    threading.Thread(target=_hold, args=(process,), daemon=True).start()
-    return process.wait()
+    let_go = threading.Event()
+    holding = threading.Thread(target=_hold, args=(process, let_go), daemon=True)
+    holding.start()
+    code = process.wait()
+    if let_go.is_set():  # what the command has started may not have ended with it
+        holding.join()
+    return code
 
 
-def _hold(process: subprocess.Popen[bytes]) -> None:
+def _hold(process: subprocess.Popen[bytes], let_go: threading.Event) -> None:
     # Not sys.stdin, which the interpreter locks while it ends.
     while os.read(0, 1 << 10):
         pass
-    try:
-        started = psutil.Process(process.pid)
-        family = [started, *started.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for each in family:
-        _tell(each, psutil.Process.terminate)
-    _, left = psutil.wait_procs(family[1:], _GRACE_SECONDS)
+    let_go.set()
+    started: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        started = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    for each in started:
+        with contextlib.suppress(psutil.Error):
+            each.terminate()
+    _, left = psutil.wait_procs(started, _GRACE_SECONDS)
     for each in left:
-        _tell(each, psutil.Process.kill)
+        with contextlib.suppress(psutil.Error):
+            each.kill()
     try:
         process.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-
-
-def _tell(process: psutil.Process, what: object) -> None:
-    try:
-        what(process)  # type: ignore[operator]
-    except psutil.NoSuchProcess:
-        return
 
 
 if __name__ == "__main__":

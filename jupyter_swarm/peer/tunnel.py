@@ -3,7 +3,7 @@
     Tunnel.open("cloudflared tunnel --url http://localhost:{port}", "http://127.0.0.1:8888").url
 
 The command says by which address others come in, somewhere in what it prints. It may print others too (documentation,
-its own status page): the one that is right is the first behind which this server answers.
+its own status page, where it leads to): the one that is right is the first behind which this server answers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from typing import Any
 from urllib.parse import urlsplit
 
 from ..protocol.errors import LinkError, SettingError, SwarmError
+from . import apart
 from .client import Client
 from .leash import NOT_FOUND
 
@@ -30,9 +29,14 @@ _PROBE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.5
 _END_SECONDS = 10.0
 _LINES = 8
-_URL = re.compile(r"https?://[^\s\"'<>|\\^`{}()\[\],]+")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LONGEST_LINE = 1 << 13
+_LINE_END = re.compile(rb"[\r\n]+")
+_URL = re.compile(r"https?://[^\s\"'<>|\\^`{}()\[\],\x00-\x1f\x7f]+")
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_PORTS = {"http": 80, "https": 443}
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+# Windows' paths have backslashes.
+_ESCAPE = "\\" if os.name == "posix" else ""
 _open: dict[tuple[str, str], Tunnel] = {}
 
 
@@ -43,19 +47,14 @@ class Tunnel:
 
     def __init__(self, command: str, server: str) -> None:
         parts = urlsplit(server)
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._host, self._port = parts.hostname, parts.port or _PORTS[parts.scheme]
         self._path = parts.path.rstrip("/")
         words = [word.replace("{port}", str(self._port)) for word in _words(command)]
         self._name = words[0]
         self._said: deque[str] = deque(maxlen=_LINES)
         self._named: dict[str, None] = {}
-        apart: dict[str, Any] = {"start_new_session": True}  # an interrupt of a cell is not meant for it
-        if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "jupyter_swarm.peer.leash", *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **apart,
-        )  # fmt: skip
+        self._found = threading.Event()
+        self._process = apart.start("leash", *words, stderr=subprocess.STDOUT)
         self._reading = threading.Thread(target=self._read, name="swarm-tunnel", daemon=True)
         self._reading.start()
 
@@ -87,54 +86,59 @@ class Tunnel:
 
     def wait(self) -> None:
         """Wait until the command ends. Raises `LinkError`, with the last that it said."""
-        self._process.wait()
+        while self.alive:  # an interrupt does not end Windows' own waiting
+            time.sleep(_PAUSE_SECONDS)
         raise self._ended()
 
     def close(self) -> None:
         """End the command."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        apart.end(self._process, _END_SECONDS)
         self._reading.join(_END_SECONDS)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as output:
-            for line in output:
-                text = _COLOURS.sub("", line.decode(errors="replace")).strip()
-                if text:
-                    self._said.append(text)
-                for url in _URL.findall(text):
-                    self._name_url(url.rstrip(".;:!?"))
+            rest = b""
+            while piece := output.read1(_LONGEST_LINE):  # type: ignore[attr-defined]
+                *lines, rest = _LINE_END.split(rest[-_LONGEST_LINE:] + piece)
+                for line in lines:
+                    self._hear(line)
+            self._hear(rest)
+
+    def _hear(self, line: bytes) -> None:
+        text = _COLOURS.sub("", line.decode(errors="replace")).strip()
+        if text:
+            self._said.append(text)
+        if not self._found.is_set():
+            for url in _URL.findall(text):
+                self._name_url(url.rstrip(".;:!?"))
 
     def _name_url(self, url: str) -> None:
         with contextlib.suppress(ValueError):
             parts = urlsplit(url)
-            # Tunnel commands also repeat where they lead to.
-            if parts.hostname and not (parts.hostname in _LOCAL and parts.port == self._port):
+            to_here = (parts.port or _PORTS[parts.scheme]) == self._port and parts.hostname in (self._host, *_LOCAL)
+            if parts.hostname and not to_here:
                 self._named[f"{parts.scheme}://{parts.netloc}{self._path}"] = None
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            for url in list(self._named):
-                if _answers(url, min(_PROBE_SECONDS, max(until - time.monotonic(), 0.1))):
-                    self.url = url
-                    return
             if not self.alive:
                 raise self._ended()
+            # The secret in the link is better encrypted, where there is a choice.
+            for url in sorted(self._named, key=lambda one: not one.startswith("https:")):
+                if _answers(url, min(_PROBE_SECONDS, max(until - time.monotonic(), 0.1))):
+                    self.url = url
+                    self._found.set()
+                    return
             time.sleep(min(_PAUSE_SECONDS, seconds))
         named = ", ".join(self._named)
         what = f"Behind {named} this server does not answer." if named else "It named no address."
         raise LinkError(
             f"The tunnel is not there after {seconds:.0f} s.",
             f"{what} The last that {self._name} said:\n{self._last()}",
-            "Try the command in a terminal. It must print the address by which others come in, as http://… or https://…",
+            "Try the command in a terminal. It must print the address by which others come in, as http://… or "
+            "https://…; if others can open that, but not this machine, pass it with --url instead.",
         )
 
     def _ended(self) -> SwarmError:
@@ -148,7 +152,8 @@ class Tunnel:
         return LinkError(
             f"The tunnel's command {self._name!r} has ended (exit code {self._process.returncode}).",
             f"The last that it said:\n{self._last()}",
-            "Try it in a terminal.",
+            "Try it in a terminal. It must run for as long as others are to come in; for a tunnel that stays open by "
+            "itself pass its address with --url instead.",
         )
 
     def _last(self) -> str:
@@ -156,8 +161,12 @@ class Tunnel:
 
 
 def _words(command: str) -> list[str]:
+    lexer = shlex.shlex(command, posix=True)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = _ESCAPE
     try:
-        words = shlex.split(command, posix=os.name == "posix")
+        words = list(lexer)
     except ValueError as error:
         raise SettingError("The tunnel's command cannot be read.", f"{error}.", "Look at its quotes.") from None
     if not words:

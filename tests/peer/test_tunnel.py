@@ -14,6 +14,7 @@ import pytest
 
 from jupyter_swarm.peer import api
 from jupyter_swarm.peer import tunnel as tunnels
+from jupyter_swarm.peer.client import Client
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.tunnel import Tunnel
 from jupyter_swarm.protocol.errors import LinkError, SettingError
@@ -92,8 +93,56 @@ def test_a_command_that_is_not_there(server: Server) -> None:
         Tunnel.open("  ", base)
 
 
+def test_what_is_written_for_terminals_is_read_too(server: Server, tmp_path: Path) -> None:
+    plain = '"\\x1b[32mINF\\x1b[0m |  http://127.0.0.1:%d  |"'
+    link = '"\\x1b[?25l\\rwait\\r\\x1b]8;;http://127.0.0.1:%d\\x07open it\\x1b]8;;\\x07\\r" + " " * 70000 + "\\r"'
+    assert plain in TUNNEL
+    tunnel = Tunnel.open(command(tmp_path, TUNNEL.replace(plain, f"({link})")), f"http://127.0.0.1:{server.port}")
+    assert Client(tunnel.url, {}).probe(10).ours
+
+
+def test_of_two_ways_in_the_encrypted_one_is_taken(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "_answers", lambda url, seconds: True)
+    code = "import time; print('http://fox.example https://fox.example/', flush=True); time.sleep(600)"
+    assert Tunnel.open(command(tmp_path, code), f"http://127.0.0.1:{server.port}").url == "https://fox.example"
+
+
+def test_the_address_that_it_leads_to_is_no_way_in(server: Server, tmp_path: Path) -> None:
+    base = f"http://127.0.0.1:{server.port}"
+    code = f"import time; print('{base} http://localhost:{server.port}', flush=True); time.sleep(600)"
+    with pytest.raises(LinkError, match="named no address"):
+        Tunnel.open(command(tmp_path, code), base, seconds=2.0)
+
+
+def test_paths_with_backslashes_and_spaces_are_words_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "_ESCAPE", "")
+    assert tunnels._words(r'"C:\My tools\cf.exe" tunnel C:\x') == [r"C:\My tools\cf.exe", "tunnel", r"C:\x"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there every process can be ended at once")
+def test_what_the_command_has_started_ends_with_it_even_against_its_will(server: Server, tmp_path: Path) -> None:
+    code = """
+    import signal, subprocess, sys, time
+    if sys.argv[1] == "stay":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("failed", flush=True)
+    else:
+        subprocess.Popen([*sys.orig_argv[:2], "stay"])
+    time.sleep(600)
+    """
+    tunnel = Tunnel(command(tmp_path, code), f"http://127.0.0.1:{server.port}")
+    until = time.monotonic() + 30
+    while "failed" not in tunnel._said and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(running(tmp_path)) == 2
+    tunnel.close()
+    assert not running(tmp_path)
+
+
 def test_a_command_that_ends_is_quoted(server: Server, tmp_path: Path) -> None:
-    code = "import sys; print('failed to sign in'); sys.exit(3)"
+    code = "import sys; print('failed to sign in', end=''); sys.exit(3)"
     with pytest.raises(LinkError, match=r"has ended \(exit code 3\)") as caught:
         Tunnel.open(command(tmp_path, code), f"http://127.0.0.1:{server.port}")
     assert "failed to sign in" in caught.value.why
