@@ -2,16 +2,15 @@
 
     print(rehearse("digits", peers=30))
 
-The session is one of its own, called rehearsal-…, and is deleted at the end, after an interrupt too. The students live
-in a process of their own (`students`), speak the real protocol over real sockets and move all bytes that a class moves.
+The session is one of its own, called rehearsal-…, and is deleted at the end, also after an interrupt or when this
+process has been killed. The students live in a process of their own (`students`), speak the real protocol over real
+sockets and move all bytes that a class moves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +20,11 @@ from typing import Any
 
 import msgspec
 
-from ..protocol.errors import LinkError, RecipeError, SettingError, SwarmError
+from ..protocol.errors import LinkError, RecipeError, SessionError, SettingError, SwarmError
 from ..protocol.rules import RoundRule, SessionSettings
 from ..strategies import rules_of
+from . import apart
+from .assignment import Advanced, Assignment, Failed, Joined, Pace, Report
 from .client import Client
 from .compute import Computer, prepare
 from .founding import open_session
@@ -32,7 +33,6 @@ from .progress import Line
 from .recipe import Recipe, load_recipe
 from .server_memory import ServerMemory
 from .steering import changed
-from .students import Advanced, Assignment, Failed, Joined, Pace, Report
 from .verdict import Phase, Rehearsal
 
 MOST_PEERS = 200
@@ -41,6 +41,7 @@ _JOIN_SECONDS = 60.0
 _ROUND_SECONDS = 120.0
 _COMPUTING_SECONDS = 1.0
 _END_SECONDS = 15.0
+_LOOK_SECONDS = 1.0
 
 
 def rehearse(
@@ -112,8 +113,7 @@ class _Rehearsing:
     def run(self, line: Line) -> Rehearsal:
         line.show(f"Opening a session for {self._found.peers} simulated students …")
         with self._memory, contextlib.ExitStack() as stack, self._noting_problems():
-            self._session = self._open()
-            stack.callback(self._delete)
+            self._open(stack)
             self._students = stack.enter_context(_Students(self._assignment()))
             self._join(line)
             for rule, advance in self._phases():
@@ -146,29 +146,41 @@ class _Rehearsing:
     def _problem(self, text: str) -> None:
         self._found = msgspec.structs.replace(self._found, problems=(*self._found.problems, text))
 
-    def _open(self) -> str:
+    def _open(self, stack: contextlib.ExitStack) -> None:
         name = f"rehearsal {self._recipe.name}"
-        session = open_session(self._client, self._recipe, name, self._settings, self._computer, None)
+        self._session = open_session(self._client, self._recipe, name, self._settings, self._computer, None)
+        stack.callback(self._delete)
         # Nothing begins until all are there.
-        self._client.act(session, "pause")
-        return session
+        self._client.act(self._session, "pause")
 
     def _delete(self) -> None:
-        with contextlib.suppress(SwarmError):
+        try:
             self._client.delete(self._session)
+        except SessionError:
+            pass  # the students' process has done it
+        except SwarmError as error:
+            self._problem(f"The session {self._session} could not be deleted: {error.what}")
 
     def _assignment(self) -> Assignment:
-        peers = self._found.peers
-        invite = self._client.invite(self._session, "peer", capacity=peers, label="a rehearsal")
+        client, computer, peers = self._client, self._computer, self._found.peers
         return Assignment(
-            invite.link, self._recipe.sha256, peers, self._computer.layout, self._computer.samples, self._settings,
-            self._pace, _JOIN_SECONDS,
-        )  # fmt: skip
+            server=client.server,
+            session=self._session,
+            owner=client.headers,
+            secret=client.invite(self._session, "peer", capacity=peers, label="a rehearsal").secret,
+            agreed=self._recipe.sha256,
+            peers=peers,
+            layout=computer.layout,
+            samples=computer.samples,
+            settings=self._settings,
+            pace=self._pace,
+            join_seconds=_JOIN_SECONDS,
+        )
 
     def _join(self, line: Line) -> None:
-        found = self._found
+        found, turned_away = self._found, 0
         until = time.monotonic() + 2 * _JOIN_SECONDS
-        while found.joined + len(found.failures) < found.peers:
+        while found.joined + turned_away < found.peers:
             report = self._students.next(until - time.monotonic(), "the students have joined")
             if isinstance(report, Joined):
                 seconds = max(found.join_seconds, report.seconds)
@@ -176,6 +188,7 @@ class _Rehearsing:
                     found, joined=found.joined + 1, join_seconds=seconds, join_bytes=report.fetched
                 )
             elif isinstance(report, Failed):
+                turned_away += not report.joined
                 found = msgspec.structs.replace(found, failures=(*found.failures, report.reason))
             self._found = found
             line.show(f"{found.joined} of {found.peers} simulated students have joined …")
@@ -240,11 +253,7 @@ class _Students:
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
 
     def __enter__(self) -> _Students:
-        apart: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        command = [sys.executable, "-m", "jupyter_swarm.peer.students"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **apart)
+        self._process = apart.start("students")
         threading.Thread(target=self._read, name="swarm-rehearsal", daemon=True).start()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
@@ -253,30 +262,27 @@ class _Students:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()  # type: ignore[union-attr]
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        except BaseException:  # a second interrupt
-            self._process.kill()
-            raise
+        apart.end(self._process, _END_SECONDS)
 
     def next(self, seconds: float, what: str) -> Report:
         """What happened next. Raises `LinkError` if nothing does for `seconds`, or the process is gone."""
-        try:
-            report = self._reports.get(timeout=max(seconds, 0.0))
-        except queue.Empty:
-            raise LinkError(f"It took too long until {what}.", "The server does not keep up.") from None
+        until = time.monotonic() + seconds
+        while True:
+            try:  # not for long: an interrupt does not end Windows' own waiting
+                report = self._reports.get(timeout=min(max(until - time.monotonic(), 0.0), _LOOK_SECONDS))
+                break
+            except queue.Empty:
+                if time.monotonic() >= until:
+                    raise LinkError(f"It took too long until {what}.", "The server does not keep up.") from None
         if report is None:
             raise LinkError("The process with the simulated students has ended.", "Perhaps the memory did not suffice.")
         return report
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for text in lines:
-                self._reports.put(msgspec.json.decode(text, type=Report))  # type: ignore[arg-type]
-        self._reports.put(None)
+        try:
+            with self._process.stdout as lines:
+                for text in lines:
+                    self._reports.put(msgspec.json.decode(text, type=Report))  # type: ignore[arg-type]
+        finally:
+            self._reports.put(None)

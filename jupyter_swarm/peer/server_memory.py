@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -68,8 +69,8 @@ def process_of(server: str) -> psutil.Process | None:
     with contextlib.suppress(psutil.Error, OSError):
         for pid in _listening(port):
             process = psutil.Process(pid)
-            # Not a tunnel's end, behind which the server is another machine's.
-            if "jupyter" in " ".join(process.cmdline()):
+            # Not the end of a tunnel or a proxy, which may have come from a folder of that name.
+            if any("jupyter" in Path(word).name for word in process.cmdline()):
                 return process
     return None
 
@@ -88,5 +89,7 @@ def _listening(port: int) -> list[int]:
         connections = [(one.pid, one) for one in psutil.net_connections("tcp")]
     except psutil.AccessDenied:  # macOS tells only of one's own processes, and only when asked for each
         parents = psutil.Process().parents()
-        connections = [(one.pid, each) for one in parents for each in one.connections("tcp")]
+        # By the name that psutil has for it from version 6 on, or by the older one.
+        listed = [(one.pid, getattr(one, "net_connections", None) or one.connections) for one in parents]
+        connections = [(pid, each) for pid, connections_of in listed for each in connections_of("tcp")]
     return [pid for pid, one in connections if pid and one.status == psutil.CONN_LISTEN and one.laddr.port == port]

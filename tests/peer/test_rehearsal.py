@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import psutil
 import pytest
 import torch
@@ -29,6 +35,13 @@ def sessions(server: Server) -> list[str]:
 
 def processes() -> set[int]:
     return {child.pid for child in psutil.Process().children() if "students" in " ".join(child.cmdline())}
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_every_strategy_of_a_recipe_is_rehearsed_and_nothing_is_left(server: Server) -> None:
@@ -86,11 +99,29 @@ def test_an_interrupt_leaves_nothing_behind(server: Server, monkeypatch: pytest.
     assert not processes()
 
 
+def test_a_kernel_that_is_killed_leaves_nothing_behind(server: Server, tmp_path: Path) -> None:
+    before, script = sessions(server), tmp_path / "rehearsing.py"
+    script.write_text(
+        f"from jupyter_swarm import Recipe, rehearse\n"
+        f"rehearse(Recipe.from_source({PLAIN!r}), peers=2, server={server.url!r}, rounds=10**6)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as kernel:
+        owner = Client.of_owner(server.url)
+        eventually(lambda: len(sessions(server)) > len(before))
+        session = (set(sessions(server)) - set(before)).pop()
+        eventually(lambda: owner.describe(session)["status"]["version"] > 0)
+        students = psutil.Process(kernel.pid).children()
+        kernel.kill()
+    eventually(lambda: sessions(server) == before)
+    assert not psutil.wait_procs(students, 20)[1]
+
+
 def test_a_server_that_dies_is_a_finding(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Line, "show", lambda line, text: own_server.kill() if "s each" in text else None)
     found = rehearse(Recipe.from_source(PLAIN), peers=2, server=own_server.url, rounds=50)
     assert found.joined == 2
     assert "cannot be reached" in found.problems[0]
+    assert "could not be deleted" in found.problems[-1]
     assert not processes()
 
 
