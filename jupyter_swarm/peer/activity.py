@@ -21,9 +21,12 @@ _NOTHING = {"data": {}, "metadata": {}, "transient": {"display_id": "jupyter_swa
 
 def keep_kernel(record: Record) -> None:
     """Let this kernel, if it is one, look used for as long as it trains."""
-    ipython = sys.modules.get("IPython")
-    kernel = getattr(ipython.get_ipython(), "kernel", None) if ipython else None
-    if kernel is not None:
+    if "ipykernel" not in sys.modules:
+        return
+    from ipykernel.kernelapp import IPKernelApp
+
+    if IPKernelApp.initialized():
+        kernel = IPKernelApp.instance().kernel
         arguments = kernel, kernel.get_parent("shell"), record
         threading.Thread(target=_keep, args=arguments, name="swarm-activity", daemon=True).start()
 
