@@ -238,7 +238,7 @@ function legendOf(
     const { series } = line;
     const text = `${line.label} ${short(series.y[cursor === null ? series.length - 1 : nearest(series, cursor)]!)}`;
     // As wide as any value, so that nothing moves when it changes.
-    const needed = pen.measureText(`${line.label} 0.00000`).width + 2.6 * em;
+    const needed = pen.measureText(`${line.label} 0.0000000`).width + 2.6 * em;
     if (x > em && x + needed > width + em) {
       [x, row] = [em, row + 1];
     }
