@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,12 +48,29 @@ class MemberRow(msgspec.Struct, frozen=True):
     muted: bool = False
 
 
+class _Means(msgspec.Struct):
+    """One metric at one version: in a large class a row each would take most of the memory."""
+
+    members: tuple[str, ...] = ()
+    means: array[float] = array("d")
+    counts: array[int] = array("q")
+
+    def with_rows(self, rows: list[MetricRow], known: dict[tuple[str, ...], tuple[str, ...]]) -> _Means:
+        """With these, too. known: tuples of members that are there already; most versions have the same."""
+        found = dict(zip(self.members, zip(self.means, self.counts, strict=True), strict=True))
+        found |= {sys.intern(row.member): (row.value, row.count) for row in rows}
+        members = known.setdefault(tuple(found), tuple(found))
+        means, counts = zip(*found.values(), strict=True)
+        return _Means(members, array("d", means), array("q", counts))
+
+
 class Rows:
     """The rows of one run so far. What is added again replaces what was there, in whatever order it comes."""
 
     def __init__(self) -> None:
         self._records: dict[int, RoundRecord] = {}
-        self._metrics: dict[str, dict[tuple[int, str], MetricRow]] = {}
+        self._metrics: dict[str, dict[int, _Means]] = {}
+        self._crowds: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._events: dict[int, Event] = {}
         self._last_version = _LATE_VERSIONS - 1
         self.members: tuple[MemberRow, ...] = ()
@@ -62,10 +81,14 @@ class Rows:
     ) -> None:
         """Take pages of round records, metrics, events. Raises `msgspec.ValidationError` for what is none."""
         for record in msgspec.convert(list(records), list[RoundRecord]):
-            self._records[record.round] = record
+            self._records[record.round] = _kept(record)
+        pages: dict[tuple[str, int], list[MetricRow]] = {}
         for metric in msgspec.convert(list(metrics), list[MetricRow]):
-            self._metrics.setdefault(metric.name, {})[metric.version, metric.member] = metric
-            self._last_version = max(self._last_version, metric.version)
+            pages.setdefault((metric.name, metric.version), []).append(metric)
+        for (name, version), rows in pages.items():
+            versions = self._metrics.setdefault(name, {})
+            versions[version] = versions.get(version, _NOTHING).with_rows(rows, self._crowds)
+            self._last_version = max(self._last_version, version)
         for event in msgspec.convert(list(events), list[Event]):
             self._events[event.number] = event
 
@@ -100,9 +123,27 @@ class Rows:
 
     def metrics(self, name: str) -> Iterable[MetricRow]:
         """Those of one name, in no order."""
-        return self._metrics.get(name, {}).values()
+        for version, one in self._metrics.get(name, {}).items():
+            for member, mean, count in zip(one.members, one.means, one.counts, strict=True):
+                yield MetricRow(version, member, name, None if math.isnan(mean) else mean, count)
 
     @property
     def events(self) -> list[Event]:
         """In the order in which they happened."""
         return [self._events[number] for number in sorted(self._events)]
+
+
+_NOTHING = _Means()
+_NO_NORMS: dict[str, float] = {}
+
+
+def _kept(record: RoundRecord) -> RoundRecord:
+    """Without what no history shows, and each peer's id once."""
+    replace, same = msgspec.structs.replace, sys.intern
+    return replace(
+        record,
+        contributors=tuple(
+            replace(one, peer=same(one.peer), waited_for=same(one.waited_for), norms=_NO_NORMS)
+            for one in record.contributors
+        ),
+    )
