@@ -25,7 +25,7 @@ from . import html
 from .frontend import Display, in_colab, saves_widgets
 from .invite import InviteCard
 from .keeping import Checkpoints
-from .parts import Said, button, put, row, show, view_of
+from .parts import Picture, Said, button, put, row, show, view_of
 from .peers import Peers
 from .trying import Try
 
@@ -37,6 +37,7 @@ _DRAWING_SHARE = 0.2
 """Of the time at most so much goes into drawing, whatever a picture costs on this machine."""
 _WIDTH, _HEIGHT = 760, 560
 _AGAIN = "Live while this kernel runs. If nothing is shown here any more: %swarm watch"
+_CURVE = "The curve of the loss by round; its last values stand above"
 _WAITS = "While this cell runs, the buttons wait for its end; interrupt it to use them."
 
 
@@ -75,9 +76,7 @@ class Panel:
         self.said = Said()
         # A layout each: one of them may be hidden.
         self.rounds = widgets.IntProgress(min=0, max=1, layout=widgets.Layout(**wide))
-        self.curve = widgets.Image(format="png", layout=widgets.Layout(**wide))
-        if self.curve.has_trait("tooltip"):  # since ipywidgets 8: what there is of a text for those who see no picture
-            self.curve.tooltip = "The curve of the loss by round; its last values stand above"
+        self.curve = Picture(format="png", tooltip=_CURVE, layout=widgets.Layout(**wide))
         if theme == "auto":
             self.curve.add_class(html.CURVE)
         self.pause = self._button("Pause", "pause", "This kernel takes no more work", session.pause)

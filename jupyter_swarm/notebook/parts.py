@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 
 from ..protocol.errors import SwarmError
 from . import html
@@ -75,6 +76,14 @@ def choices(widget: Any, options: list[tuple[str, Any]]) -> None:
 def error_text(error: BaseException) -> str:
     """For whoever pressed a button: what its callback raises is shown nowhere else."""
     return str(error) if isinstance(error, SwarmError) else f"{type(error).__name__}: {error}"
+
+
+class Picture(widgets.Image):  # type: ignore[misc]
+    """A picture with a text, its `tooltip`, for those who do not see it."""
+
+    # Front ends of ipywidgets 8 show a tooltip where the description is empty, and fail where there is none.
+    description = traitlets.Unicode("").tag(sync=True)
+    tooltip = traitlets.Unicode("").tag(sync=True)
 
 
 class Said:
