@@ -42,10 +42,9 @@ def add_to(commands: Any) -> None:
         help="run a tunnel to the server, and take for the link the address that it prints; {port} in it is the "
         "server's. It ends with this command",
     )
-    parser.add_argument(
+    outside.add_argument(
         "--rehearse",
         type=int,
-        default=0,
         metavar="N",
         help="open nothing that lasts: have N simulated students train, and say whether a class of that size can",
     )
@@ -66,7 +65,7 @@ def run(chosen: argparse.Namespace) -> int:
     token = os.environ.get(TOKEN_VARIABLE) or getpass.getpass(f"Token of {chosen.server}: ")
     # Taken apart again before anything is sent: the token travels in a header.
     server = f"{chosen.server.rstrip('/')}/?token={quote(token.strip(), safe='')}"
-    if chosen.rehearse:
+    if chosen.rehearse is not None:
         return _rehearse(chosen, server)
     if not chosen.tunnel:
         _host(chosen, server, chosen.url)

@@ -190,7 +190,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
         rows = [("joins", f"{self.joined} of {self.peers}")]
         if self.joined:
             fetched = f"; each fetched {bytes_text(self.join_bytes)} first"
-            fetched += f", whoever comes later {bytes_text(self.parameter_bytes)} of parameters too"
+            fetched += f" (whoever comes later: {bytes_text(self.parameter_bytes)} of parameters too)"
             rows[0] = ("joins", f"{rows[0][1]}, the slowest within {self.join_seconds:.1f} s{fetched}")
         for phase in self.phases:
             rows += self._rows_of(phase)

@@ -58,7 +58,14 @@ def test_the_link_leads_through_the_tunnel_which_ends_with_the_command(
     assert all(map(gone, family))
 
 
-def test_one_way_in_is_enough(run: Run, recipe: Path) -> None:
-    done = run("host", str(recipe), "--server", "http://localhost:1", "--url", "http://a", "--tunnel", "b")
+@pytest.mark.parametrize("others", [["--tunnel", "b"], ["--rehearse", "2"]])
+def test_one_way_in_is_enough_and_a_rehearsal_needs_none(run: Run, recipe: Path, others: list[str]) -> None:
+    done = run("host", str(recipe), "--server", "http://localhost:1", "--url", "http://a", *others)
     assert done.returncode == 2
     assert "not allowed with" in done.stderr
+
+
+def test_nobody_rehearses_nothing(run: Run, recipe: Path) -> None:
+    done = run("host", str(recipe), "--server", "http://localhost:1", "--rehearse", "0", JUPYTER_SWARM_TOKEN="x")
+    assert done.returncode == 2
+    assert "0 students is not possible" in done.stderr
