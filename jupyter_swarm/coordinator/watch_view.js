@@ -6,6 +6,7 @@ const view = (() => {
   const SPEED_ROUNDS = 10;
   const DRAWING_MS = 500;
   const TABLE_ROWS = 40;
+  const LONG_TEXT = 240;
 
   const training = new Map(); // round -> loss
   const heldOut = new Map();
@@ -70,7 +71,7 @@ const view = (() => {
   function bare(yes) {
     document.querySelector("main").classList.toggle("bare", yes);
     for (const id of ["numbers", "curve", "peers"]) part(id).hidden = yes;
-    if (yes) part("way").hidden = true;
+    if (yes) for (const id of ["way", "sample"]) part(id).hidden = true;
   }
 
   function described(session) {
@@ -91,6 +92,7 @@ const view = (() => {
     countBytes(now.peers);
     seen(now);
     tiles(now);
+    sample(now.sample);
     if (now.peers.length || now.state !== "finished") peers(now.peers);
     draw();
   }
@@ -217,12 +219,29 @@ const view = (() => {
   }
 
   /** Of a session that is over: who took part. */
-  const tookPart = (members) =>
+  function tookPart(members) {
+    const those = members.filter((one) => one.role === "peer");
+    const samples = those.reduce((sum, one) => sum + one.samples, 0);
+    for (const one of those) moved.set(one.member, { before: 0, now: one.bytes_up + one.bytes_down });
     peers(
-      members
-        .filter((one) => one.role === "peer")
-        .map(({ name, member }) => ({ name, id: member, state: "took part" })),
+      those.map((one) => ({
+        name: one.name, id: one.member, state: "took part", share: samples && one.samples / samples,
+      })),
     );
+  }
+
+  // --- what the model writes
+
+  function sample(shown) {
+    part("sample").hidden = !shown;
+    if (!shown) return;
+    const { prompt, text, round } = shown;
+    const goesOn = text.startsWith(prompt);
+    put(part("prompt"), prompt && (goesOn ? prompt : `${prompt}\n`));
+    put(part("text"), goesOn && prompt ? text.slice(prompt.length) : text.replace(/^\n+/, ""));
+    put(part("sample-round"), round ? `after round ${count(round)}` : "before the first round");
+    part("sample").classList.toggle("long", prompt.length + text.length > LONG_TEXT);
+  }
 
   // --- the curve
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable
@@ -96,20 +97,59 @@ async def test_a_session_that_is_over_is_shown_as_it_ended(swarm: Swarm, page: P
     evaluating = asyncio.create_task(peer.train(5))
     await until(lambda: runtime.status().state == "finished")
     evaluating.cancel()
-    peer.socket.close()
+    await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), "too late")
+    for attached in runtime.members.peers():
+        attached.connection.close("")
+    await until(lambda: not runtime.members.peers())
+    await shows(swarm, session, "To be", "To be or not", round=4)
     link = await swarm.link(session, "viewer")
     await page.goto(link)
+    took_part = ["ann100 %took part", "too late0 %took part"]
     await state_is(page, "finished", "after 4 rounds: all 4 rounds are done")
-    await expect(page.locator("#peer-rows tr")).to_have_text(["anntook part"])
+    await expect(page.locator("#peer-rows tr")).to_have_text(took_part)
     # A server that is started again reads it from its disk only.
-    await runtime.stop()
-    del swarm.manager._runtimes[session]
+    await swarm.manager.stop()
+    await swarm.manager.start()
+    assert swarm.manager.running(session) is None
     await page.reload()
-    await state_is(page, "finished", "after 4 rounds")
+    await state_is(page, "finished", "after 4 rounds: all 4 rounds are done")
     await expect(page.locator("#tiles")).to_contain_text("round4of 4")
     await expect(page.locator("#tiles")).to_contain_text("samples32in")
-    await expect(page.locator("#peer-rows tr")).to_have_text(["anntook part"])
+    await expect(page.locator("#tiles")).to_contain_text(re.compile(r"data moved[\d.]+ kB"))
+    await expect(page.locator("#peer-rows tr")).to_have_text(took_part)
+    await expect(page.locator("#sample-text")).to_have_text("To be or not")
     assert await points(page, "training") == 4
+
+
+async def test_what_the_model_writes_is_to_be_read(swarm: Swarm, page: Page) -> None:
+    session, _ = await trained(swarm, 1)
+    await page.goto(await swarm.link(session, "viewer"))
+    await state_is(page, "training")
+    sample = page.get_by_role("region", name="The model writes")
+    await expect(sample).to_be_hidden()
+    await shows(swarm, session, HOSTILE, f"{HOSTILE}, my lord.\nExit.", round=1)
+    await expect(sample.locator("b")).to_have_text(HOSTILE)
+    await expect(sample).to_contain_text("The model writes after round 1")
+    text = sample.get_by_role("region", name="The text")
+    assert await text.inner_text() == f"{HOSTILE}, my lord.\nExit."
+    await shows(swarm, session, "A shoe?", "boot", round=1)
+    await expect(text).to_have_text("A shoe?\nboot", use_inner_text=True)
+    await shows(swarm, session, "", "\nWords, words, words. " * 90, round=1)
+    await expect(text).to_have_text(re.compile("^Words"), use_inner_text=True)
+    for width in (1280, 360):
+        await page.set_viewport_size({"width": width, "height": 720})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        assert await page.evaluate("document.querySelector('#peers').clientHeight") > 60
+        assert await page.evaluate("document.querySelector('#sample-scroll').clientHeight") < 720
+
+
+async def shows(swarm: Swarm, session: str, prompt: str, text: str, round: int) -> None:
+    """The host's kernel shows a text; those before it are a while ago."""
+    runtime = swarm.manager.runtime(session)
+    if runtime.sample is not None:
+        runtime.sample = msgspec.structs.replace(runtime.sample, unix_time=0.0)
+    body = json.dumps({"prompt": prompt, "text": text, "round": round})
+    swarm.json(await swarm.call("POST", f"sessions/{session}/sample", swarm.kernel(), body), 201)
 
 
 async def test_whoever_may_not_look_reads_why(swarm: Swarm, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
