@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import jupyter_swarm
+from jupyter_swarm.peer import rehearsal
+from jupyter_swarm.peer.assignment import Failed, Joined, Report
 from jupyter_swarm.peer.client import Client
 from jupyter_swarm.peer.progress import Line
 from jupyter_swarm.peer.recipe import Recipe
@@ -81,6 +83,21 @@ def test_whoever_finds_no_room_is_counted(server: Server) -> None:
     assert (found.joined, len(found.failures)) == (3, 1)
     assert not found.ok
     assert "full" in found.failures[0]
+
+
+def test_whoever_is_put_out_while_others_join_does_not_take_their_place(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(rehearsal._Students):
+        reports = iter((Joined(1.0, 0), Failed("It fell behind.", joined=True), Joined(2.0, 0)))
+
+        def next(self, seconds: float, what: str) -> Report:
+            return next(self.reports, None) or super().next(0.0, what)
+
+    monkeypatch.setattr(rehearsal, "_Students", Told)
+    found = rehearse(Recipe.from_source(PLAIN), peers=2, server=server.url)
+    assert (found.joined, found.join_seconds) == (2, 2.0)
+    assert found.failures[0] == "It fell behind."
 
 
 def test_an_interrupt_leaves_nothing_behind(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
