@@ -1,7 +1,7 @@
 """A class in JupyterLab and Notebook: what an instructor and students do there, one function for each step.
 
-`with Classroom(panel) as room:` starts a Jupyter server and a browser; `room.sits_down()` gives a person a page of their
-own. Each step returns when the page shows that it is done.
+`with Classroom(panel, chromium) as room:` starts a Jupyter server and a browser; `room.sits_down()` gives a person a
+page of their own. Each step returns when the page shows that it is done.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect, sync_playwright
 
 from tests.benchmarks.harness import Server
 
@@ -41,12 +42,14 @@ def browser_path() -> str | None:
 class Classroom:
     """A Jupyter server with JupyterLab, Notebook and our panel, and a browser.
 
-    panel: the folder of the built panel. scale: device pixels for each of a page's.
+    panel: the folder of the built panel. scale: device pixels for each of a page's. wrong: scripts that failed in any
+    page, and addresses of other servers that one asked.
     """
 
     def __init__(self, panel: Path, chromium: str, scale: float = 1.0) -> None:
         self._panel, self._chromium, self._scale = panel, chromium, scale
         self._stack = contextlib.ExitStack()
+        self.wrong: list[str] = []
 
     def __enter__(self) -> Classroom:
         with contextlib.ExitStack() as stack:
@@ -78,7 +81,7 @@ class Classroom:
 
     def writes(self, name: str, *cells: str) -> None:
         """A notebook with these cells."""
-        made = [
+        made: list[dict[str, Any]] = [
             {
                 "cell_type": "code",
                 "id": f"cell-{n}",
@@ -99,7 +102,13 @@ class Classroom:
             permissions=["clipboard-read", "clipboard-write"],
         )  # fmt: skip
         made.set_default_timeout(1000 * _SECONDS)
+        made.on("weberror", lambda found: self.wrong.append(str(found.error)))
+        made.on("request", self._asked)
         return made
+
+    def _asked(self, request: Request) -> None:
+        if not request.url.startswith((f"{self.server.url}/", "blob:", "data:")):
+            self.wrong.append(request.url)
 
     def _configure(self) -> None:
         kept = self.folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
@@ -137,11 +146,13 @@ def is_ready(page: Page) -> None:
 # --- the instructor, in JupyterLab
 
 
-def asks_for_session(page: Page, name: str) -> Locator:
-    """From the launcher's card to the dialog, with the session's name in it."""
+def asks_for_session(page: Page, name: str, rounds: int = 0) -> Locator:
+    """From the launcher's card to the dialog, filled in. rounds: 0 leaves as many as it proposes."""
     page.locator(".jp-LauncherCard", has_text="Train together").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Name").fill(name)
+    if rounds:
+        dialog.get_by_label("Rounds").fill(str(rounds))
     return dialog
 
 
@@ -167,6 +178,16 @@ def panel_of(page: Page) -> Locator:
     return page.locator("#jupyter-swarm")
 
 
+def widens_sidebar(page: Page, by: int) -> None:
+    """Drag its edge to the right, by so many pixels."""
+    edge = page.locator("#jp-main-split-panel > .lm-SplitPanel-handle:not(.lm-mod-hidden)").first.bounding_box()
+    assert edge
+    page.mouse.move(edge["x"] + edge["width"] / 2, 400)
+    page.mouse.down()
+    page.mouse.move(edge["x"] + by, 400)
+    page.mouse.up()
+
+
 def tile(panel: Locator, name: str) -> Locator:
     """One of the panel's large numbers."""
     return panel.locator(".swarm-tiles div", has_text=name).locator("dd")
@@ -175,6 +196,13 @@ def tile(panel: Locator, name: str) -> Locator:
 def rounds_in(panel: Locator) -> int:
     """How far the session is, as the panel says."""
     return int(tile(panel, "of ").first.inner_text())
+
+
+def goes_on(panel: Locator) -> None:
+    """Wait until the session is a few rounds further."""
+    done = tile(panel, "of ").first
+    for _ in range(2):
+        expect(done).not_to_have_text(done.inner_text())
 
 
 def peer_in(panel: Locator, name: str) -> Locator:
@@ -211,7 +239,7 @@ def invites_viewers(panel: Locator) -> str:
     return panel.get_by_label("The link", exact=True).input_value()
 
 
-# --- a student, in a notebook
+# --- anybody in front of a notebook
 
 
 def runs(page: Page, number: int) -> Locator:
@@ -221,6 +249,15 @@ def runs(page: Page, number: int) -> Locator:
     cell.locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")
     return cell
+
+
+def loads_again(page: Page) -> None:
+    """Save the notebook and load the page again."""
+    page.keyboard.press("Control+S")
+    page.locator(".lm-TabBar-tab.jp-mod-dirty").wait_for(state="detached")
+    page.wait_for_timeout(1500)  # JupyterLab keeps its layout a little later
+    page.reload()
+    is_ready(page)
 
 
 def pastes_link(page: Page, link: str, name: str) -> Locator:
@@ -249,15 +286,3 @@ def agrees(cell: Locator) -> None:
 def button_at(cell: Locator, name: str) -> Locator:
     """A widget's button, before whose name there is a picture."""
     return cell.get_by_role("button", name=re.compile(rf"^\W*{name}$"))
-
-
-def rounds_at(cell: Locator) -> int:
-    """How far the session is, as the widgets say."""
-    found = re.search(r"round (\d+)", cell.locator(".jp-OutputArea").inner_text())
-    assert found, cell.inner_text()
-    return int(found[1])
-
-
-def curve_at(cell: Locator) -> str:
-    """The picture of the curve."""
-    return cell.locator("img.swarm-curve").get_attribute("src") or ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -12,13 +11,9 @@ from playwright.async_api import Browser, Error, Page, async_playwright, expect
 
 from tests.coordinator.conftest import extension_config, jp_server_config, swarm
 
-__all__ = ["extension_config", "jp_server_config", "swarm"]
+from .classroom import CALM, NAMES, browser_path
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_CALM = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+__all__ = ["extension_config", "jp_server_config", "swarm"]
 
 expect.set_options(timeout=30_000)
 
@@ -26,9 +21,9 @@ expect.set_options(timeout=30_000)
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a browser. Without one the tests are skipped, but not where continuous integration runs them."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    found = browser_path()
     if found is None and not os.environ.get("CI"):
-        pytest.skip(f"NO BROWSER on the PATH ({', '.join(_NAMES)}): what people see was not tested.")
+        pytest.skip(f"NO BROWSER on the PATH ({', '.join(NAMES)}): what people see was not tested.")
     assert found, "Install chromium: the pages are tested in a browser."
     return found
 
@@ -37,7 +32,7 @@ def chromium() -> str:
 def browser(jp_asyncio_loop: asyncio.AbstractEventLoop, chromium: str) -> Iterator[Browser]:
     run = jp_asyncio_loop.run_until_complete
     driver = run(async_playwright().start())
-    one = run(driver.chromium.launch(executable_path=chromium, args=_CALM))
+    one = run(driver.chromium.launch(executable_path=chromium, args=CALM))
     yield one
     run(one.close())
     run(driver.stop())
@@ -54,7 +49,7 @@ def page(jp_asyncio_loop: asyncio.AbstractEventLoop, browser: Browser, jp_http_p
 
     opened.on("pageerror", failed)
     opened.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
-    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("request", lambda request: asked.append(request.url.removeprefix("blob:")))
     asked: list[str] = []
     yield opened
     assert wrong == []

@@ -22,7 +22,6 @@ TOP = Path(__file__).resolve().parents[2]
 LARGEST = 200_000
 """Bytes that a picture may have."""
 _SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-_MARGIN = 8
 
 
 class Camera:
@@ -31,7 +30,7 @@ class Camera:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def takes(self, name: str, page: Page, *parts: Locator) -> None:
+    def takes(self, name: str, page: Page, *parts: Locator, margin: int = 8) -> None:
         """class-NAME-light.png and class-NAME-dark.png, of the whole page or of the least that has all `parts`."""
         page.mouse.move(2, 2)
         page.evaluate("document.activeElement?.matches('button') && document.activeElement.blur()")
@@ -40,13 +39,14 @@ class Camera:
             for told in page.locator(".swarm-said p").all():
                 expect(told).to_be_hidden()  # it goes by itself
             page.wait_for_timeout(1500)  # the chart is drawn anew, colours fade over
-            clip = _around(page, parts) if parts else None
+            clip = _around(page, parts, margin) if parts else None
             self._keep(f"class-{name}-{scheme}.png", page.screenshot(clip=clip))
         _turns(page, "light")
 
     def _keep(self, name: str, png: bytes) -> None:
         """With the colours that count: a page of text has few."""
-        picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        picture = Image.open(io.BytesIO(png)).convert("RGB")
+        picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         picture.save(self._folder / name, optimize=True)
         size = (self._folder / name).stat().st_size
         print(f"{name}: {picture.width} × {picture.height}, {size / 1000:.0f} kB")
@@ -65,15 +65,16 @@ def _turns(page: Page, scheme: Literal["light", "dark"]) -> None:
     page.locator(f"body[data-jp-theme-light='{is_light}']").wait_for(state="attached")
 
 
-def _around(page: Page, parts: tuple[Locator, ...]) -> FloatRect:
+def _around(page: Page, parts: tuple[Locator, ...], margin: int) -> FloatRect:
     """The least rectangle of what can be seen that has all parts, with a margin."""
     boxes = [box for part in parts if (box := part.bounding_box())]
     seen = page.viewport_size
-    assert boxes and seen
-    left = max(0.0, min(box["x"] for box in boxes) - _MARGIN)
-    top = max(0.0, min(box["y"] for box in boxes) - _MARGIN)
-    right = min(seen["width"], max(box["x"] + box["width"] for box in boxes) + _MARGIN)
-    bottom = min(seen["height"], max(box["y"] + box["height"] for box in boxes) + _MARGIN)
+    assert boxes
+    assert seen
+    left = max(0.0, min(box["x"] for box in boxes) - margin)
+    top = max(0.0, min(box["y"] for box in boxes) - margin)
+    right = min(seen["width"], max(box["x"] + box["width"] for box in boxes) + margin)
+    bottom = min(seen["height"], max(box["y"] + box["height"] for box in boxes) + margin)
     return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
@@ -102,7 +103,7 @@ def take_all(room: Classroom, camera: Camera) -> None:
     ben = room.sits_down("lab/workspaces/ben/tree/ben.ipynb", 1000, 800)
     classroom.runs(ben, 0)
     classroom.agrees(classroom.pastes_link(ben, link, "Ben"))
-    cleo = room.sits_down("notebooks/cleo.ipynb", 1100, 900)
+    cleo = room.sits_down("notebooks/cleo.ipynb", 1200, 850)
     classroom.runs(cleo, 0)
     card = classroom.pastes_link(cleo, link, "Cleo")
     camera.takes("notebook7", cleo)
@@ -110,6 +111,7 @@ def take_all(room: Classroom, camera: Camera) -> None:
     expect(panel.locator(".swarm-peer")).to_have_count(4)
 
     host.set_viewport_size({"width": 1400, "height": 900})
+    classroom.widens_sidebar(host, 100)
     output.nth(3).evaluate("here => here.scrollIntoView({block: 'start'})")
     host.wait_for_timeout(5000)  # some rounds of all four
     camera.takes("panel", host)
@@ -118,11 +120,11 @@ def take_all(room: Classroom, camera: Camera) -> None:
     classroom.keeps_checkpoint(panel, "all four are here")
     saved = panel.locator(".swarm-section", has_text="Checkpoints")
     saved.evaluate("here => here.scrollIntoView({block: 'end'})")
-    camera.takes("checkpoints", host, saved)
+    camera.takes("checkpoints", host, saved, margin=0)
     watching = classroom.invites_viewers(panel)
     panel.get_by_role("button", name="Show it large").click()
     host.keyboard.press("Control+B")
-    camera.takes("peers", host, host.locator("#jupyter-swarm-large"))
+    camera.takes("peers", host, host.locator("#jupyter-swarm-large"), margin=0)
 
     front = room.stands_up_front(1600, 900)
     front.goto(watching)
