@@ -280,7 +280,7 @@ export class SwarmModel implements IDisposable {
   /** What is pushed is newer than what was asked for. */
   private _look(chosen: IChosen, view: ISession): void {
     chosen.view = view;
-    if (chosen.connection !== 'live' || !chosen.status) {
+    if (!this._live || chosen.connection !== 'live' || !chosen.status) {
       chosen.status = view.status ?? chosen.status;
     }
   }

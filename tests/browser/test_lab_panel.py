@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, WebSocketRoute, expect
 
+from jupyter_swarm import host
 from jupyter_swarm.coordinator.status import PeerStatus
 from jupyter_swarm.peer.checkpoints import open_checkpoint
 from jupyter_swarm.protocol.invites import parse_invite
@@ -20,6 +22,29 @@ from tests.coordinator.server import Swarm
 from .lab import jp_server_config, open_lab, open_panel, panel_folder
 
 __all__ = ["jp_server_config", "panel_folder"]
+
+_DISABLED = re.compile(r"\blm-mod-disabled\b")
+
+SMALL = """
+import torch
+from torch import nn
+
+from jupyter_swarm import SGD, Data, EveryStep, Recipe
+
+
+def data():
+    return Data(train=(torch.ones(64, 2),))
+
+
+def loss(model, batch):
+    return model(batch[0]).square().mean()
+
+
+recipe = Recipe(
+    name="small", model=lambda: nn.Linear(2, 1), data=data, loss=loss, optimizer=SGD(lr=1e-3),
+    strategy=EveryStep(target_batch=8), evaluate_every=0,
+)
+"""
 
 
 async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
@@ -55,6 +80,18 @@ async def test_a_session_is_seen_as_it_goes(swarm: Swarm, page: Page) -> None:
     await page.keyboard.press("ArrowLeft")
     await expect(curve).to_have_attribute("aria-valuetext", re.compile("^round 6: "))
     await expect(page.locator(".swarm-status-button")).to_have_text("CS 101: training · round 7 · 1 peer")
+
+
+async def test_the_status_bar_goes_on_when_the_panel_is_closed(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=9)
+    peer = await joined(swarm, session)
+    await peer.train(1)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-connection")).to_have_text("live")
+    await page.locator('.jp-SideBar [data-id="jupyter-swarm"]').click()
+    await expect(panel).not_to_be_visible()
+    await peer.train(3)
+    await expect(page.locator(".swarm-status-button")).to_have_text("CS 101: training · round 3 · 1 peer")
 
 
 async def test_a_page_that_is_loaded_again_shows_the_same(swarm: Swarm, page: Page) -> None:
@@ -242,3 +279,170 @@ async def test_the_colours_follow_the_theme(swarm: Swarm, page: Page, tmp_path: 
         return found.has('86,180,233,255');  // of the training's line in the dark
     }"""
     await page.wait_for_function(drawn)
+
+
+async def choose_command(page: Page, name: str) -> None:
+    """From the palette, with the keyboard."""
+    await page.keyboard.press("Control+Shift+C")
+    await page.keyboard.type(name)
+    item = page.locator(".lm-CommandPalette-item.lm-mod-active", has_text=name)
+    await expect(item).not_to_have_class(_DISABLED)
+    await page.keyboard.press("Enter")
+
+
+def write_notebook(path: Path, *sources: str) -> None:
+    cells = [
+        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": text}
+        for n, text in enumerate(sources)
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    path.write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells})
+    )
+
+
+async def test_an_invite_is_copied_by_a_command_and_the_same_again(swarm: Swarm, page: Page) -> None:
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    panel = await open_panel(swarm, page)
+    await page.keyboard.press("Control+Shift+C")
+    await page.keyboard.type("Copy an Invite")
+    item = page.locator(".lm-CommandPalette-item", has_text="Copy an Invite")
+    await expect(item).to_have_class(_DISABLED)
+    await page.keyboard.press("Escape")
+    session = await swarm.open_session()
+    await expect(panel.locator("h2")).to_contain_text("CS 101")
+    links = []
+    for count in (1, 2):
+        await choose_command(page, "Copy an Invite")
+        await expect(page.locator(".Toastify__toast", has_text="The link is copied.")).to_have_count(count)
+        links.append(str(await page.evaluate("navigator.clipboard.readText()")))
+    assert parse_invite(links[0]).session == session
+    assert links[0] == links[1]
+    await expect(panel.get_by_role("list", name="Invites").get_by_role("listitem")).to_have_count(1)
+
+
+async def test_a_cell_that_joins_is_put_into_the_open_notebook(swarm: Swarm, page: Page, jp_root_dir: Path) -> None:
+    write_notebook(jp_root_dir / "mine.ipynb", "1 + 1")
+    session = await swarm.open_session()
+    await open_lab(swarm, page, "lab/tree/mine.ipynb")
+    cells = page.locator(".jp-Notebook .jp-Cell")
+    await expect(cells).to_have_count(1)
+    await page.locator('.jp-SideBar [data-id="jupyter-swarm"]').click()
+    await expect(page.locator("#jupyter-swarm h2")).to_contain_text("CS 101")
+    await choose_command(page, "Insert a Cell that Joins")
+    await expect(cells).to_have_count(2)
+    source = await cells.nth(1).locator(".cm-line").all_inner_texts()
+    found = re.fullmatch(r'%swarm join (\S+) --name (\w+|"[\w ]+")', source[1])
+    assert source[0] == "%load_ext jupyter_swarm"
+    assert found, source
+    assert parse_invite(found[1]).session == session
+    await expect(cells.nth(1).locator(".jp-InputPrompt")).to_have_text("[ ]:")  # to be read before it is run
+
+
+async def test_a_tutorial_is_a_copy_that_is_kept(swarm: Swarm, page: Page, jp_root_dir: Path) -> None:
+    panel = await open_panel(swarm, page)
+
+    async def open_first() -> None:
+        dialog = page.get_by_role("dialog")
+        await expect(dialog.get_by_role("combobox")).to_be_visible()
+        await dialog.get_by_role("combobox").select_option(index=0)
+        await dialog.get_by_role("button", name="Open").click()
+        await expect(page.locator(".jp-Notebook h1").first).to_contain_text("Train alone")
+
+    await panel.get_by_role("button", name="Open a tutorial").click()
+    await open_first()
+    (copy,) = (jp_root_dir / "swarm-tutorials").glob("*.ipynb")
+    changed = copy.read_text().replace("Train alone", "Train alone, with my notes", 1)
+    copy.write_text(changed)
+    await page.reload()
+    await page.locator("#jupyterlab-splash").wait_for(state="detached")
+    await choose_command(page, "Open a Tutorial")
+    await open_first()
+    assert copy.read_text() == changed
+
+
+async def test_two_notebooks_join_by_the_panel_and_are_two_peers(
+    swarm: Swarm, page: Page, jp_root_dir: Path, tmp_path: Path
+) -> None:
+    owner = f"http://127.0.0.1:{swarm.port}{swarm.base}?token={swarm.app.identity_provider.token}"
+    (tmp_path / "small.py").write_text(SMALL)
+    await asyncio.to_thread(host, tmp_path / "small.py", train=False, server=owner, rounds=0)
+    (session,) = (one["session"] for one in await swarm.manager.sessions())
+    link = await swarm.link(session)
+    for name in ("one", "two"):
+        write_notebook(jp_root_dir / f"{name}.ipynb", "")
+        await open_lab(swarm, page, f"lab/tree/{name}.ipynb")
+        cell = page.locator(".jp-Notebook .jp-Cell").first
+        await expect(cell).to_be_visible()
+        await choose_command(page, "Join a Session")
+        await page.get_by_role("dialog").get_by_role("textbox").fill(f" “{link}” ")
+        await page.get_by_role("dialog").get_by_role("button", name="Join").click()
+        await cell.get_by_role("button", name="Agree and join").click(timeout=90_000)
+        await expect(cell.locator("img.swarm-curve")).to_be_visible(timeout=90_000)
+    await page.locator('.jp-SideBar [data-id="jupyter-swarm"]').click()
+    names = page.locator("#jupyter-swarm .swarm-peer .swarm-name")
+    await expect(names).to_have_count(2)
+    assert len(set(await names.all_inner_texts())) == 2
+    swarm.manager.runtime(session).steering.stop("the test")
+
+
+async def test_a_session_that_somebody_else_deletes(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=9)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-connection")).to_have_text("live")
+    await swarm.call("DELETE", f"sessions/{session}", swarm.owner())
+    await expect(panel.locator(".swarm-reason")).to_have_text("This session was deleted.")
+    for name in ("Pause", "End", "Make a link", "Save now"):
+        await expect(panel.get_by_role("button", name=name)).to_have_count(0)
+
+
+async def test_what_is_done_elsewhere_is_seen(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=9)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-connection")).to_have_text("live")
+    await joined(swarm, session)
+    invites = panel.get_by_role("list", name="Invites").get_by_role("listitem")
+    await expect(invites).to_contain_text(re.compile(r"\b1 of \d+ uses"))
+
+
+async def test_a_server_that_does_not_answer_for_a_while(swarm: Swarm, page: Page) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def through(route: WebSocketRoute) -> None:
+        sockets.append(route)
+        route.connect_to_server()
+
+    await page.route_web_socket(re.compile("/watch$"), through)
+    session = await swarm.open_session(rounds=9)
+    peer = await joined(swarm, session)
+    await peer.train(2)
+    panel = await open_panel(swarm, page)
+    await expect(panel.locator(".swarm-connection")).to_have_text("live")
+    await page.route("**/swarm/api/**", lambda route: route.abort())
+    await sockets[-1].close()
+    await expect(panel.locator(".swarm-connection")).to_have_text("the server does not answer; trying again")
+    await peer.train(5)
+    await page.unroute("**/swarm/api/**")
+    await expect(panel.locator(".swarm-connection")).to_have_text("live")
+    curve = panel.get_by_role("slider", name="Curve of loss")
+    await curve.focus()
+    for round in (5, 4, 3, 2):  # none is missing
+        await expect(curve).to_have_attribute("aria-valuetext", re.compile(f"^round {round}: "))
+        await page.keyboard.press("ArrowLeft")
+
+
+async def test_the_large_view_comes_back_unless_it_was_closed(swarm: Swarm, page: Page) -> None:
+    await swarm.open_session()
+    panel = await open_panel(swarm, page)
+    await panel.get_by_role("button", name="Show it large").click()
+    large = page.locator("#jupyter-swarm-large")
+    await expect(large.locator("h2")).to_contain_text("CS 101")
+    await page.wait_for_timeout(1000)  # JupyterLab saves its state a little later
+    await page.reload()
+    await expect(large.locator("h2")).to_contain_text("CS 101")
+    await page.locator(".lm-TabBar-tab", has_text="Training together").locator(".lm-TabBar-tabCloseIcon").click()
+    await expect(large).to_have_count(0)
+    await page.wait_for_timeout(1000)
+    await page.reload()
+    await expect(panel.locator("h2")).to_contain_text("CS 101")
+    await expect(large).to_have_count(0)
