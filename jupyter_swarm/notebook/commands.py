@@ -21,6 +21,7 @@ from ..peer.steering import ALIASES
 from ..peer.tunnel import Tunnel
 from ..protocol.errors import SettingError, SwarmError
 from . import views
+from .frontend import has_widgets
 from .machine import device_text
 from .views import Notebook
 
@@ -242,7 +243,7 @@ def doctor(_: Notebook, arguments: Namespace) -> None:
 @command(_waiting, _theme)
 def watch(notebook: Notebook, arguments: Namespace) -> None:
     """Follow the session: below this cell, or with --wait, in Colab and in a terminal in it (its buttons wait then)."""
-    views.show_panel(notebook, api.current(), arguments.theme, arguments.wait or not views.has_widgets())
+    views.show_panel(notebook, api.current(), arguments.theme, arguments.wait or not has_widgets())
 
 
 @command(

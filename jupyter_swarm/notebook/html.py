@@ -5,6 +5,7 @@ Whatever came from somebody else (names, recipes, reasons) is escaped here and n
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -198,6 +199,14 @@ def sample(prompt: str, text: str) -> str:
     rest = escape(text[len(prompt) :] if begins else text)
     style = f"{_CODE};{_BOX};max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:1.05em"
     return f'<pre tabindex="0" role="region" aria-label="sample" style="{style}">{begins}{rest}</pre>'
+
+
+def kept(png: bytes, line: str) -> str:
+    """What was to be seen at a moment, folded away: `line` says when it was, and how far things were."""
+    style = "max-width:100%;background:#fff;border-radius:4px"
+    picture = f'<img style="{style}" alt="the curve" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    summary = f'<summary style="cursor:pointer;opacity:.7;font-size:.9em">{escape(line)}</summary>'
+    return f"<details>{summary}{picture if png else ''}</details>"
 
 
 def on_white(svg: str, label: str) -> str:

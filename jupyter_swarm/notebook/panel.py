@@ -31,12 +31,14 @@ from .trying import Try
 
 PanelTheme = Literal["auto", "light", "dark"]
 _SECONDS = 1.0
-_DRAWING, _LISTS = 2, 4
+_DRAWING, _LISTS, _KEPT = 2, 4, 30
 """At each look of so many: what is drawn and listed is asked of the server, by the panels of the whole class."""
 _DRAWING_SHARE = 0.2
 """Of the time at most so much goes into drawing, whatever a picture costs on this machine."""
 _WIDTH, _HEIGHT = 760, 560
-_AGAIN = "Live while this kernel runs. If nothing is shown here any more: %swarm watch"
+_AGAIN = (
+    "Live while this kernel runs. To see it again: %swarm watch; after a restart of the kernel, run the cell again."
+)
 _CURVE = "The curve of the loss by round; its last values stand above"
 _WAITS = "While this cell runs, the buttons wait for its end; interrupt it to use them."
 
@@ -65,6 +67,7 @@ class Panel:
         self._drawn: tuple[object, ...] = ()
         self._next_drawing = 0.0
         self._next_lists = 0.0
+        self._next_kept = 0.0
         self._last = Status()
         self._gone = False
         self._problem = ""
@@ -209,6 +212,7 @@ class Panel:
         self.said(_WAITS)
         try:
             while self.refresh():
+                self._keep()
                 time.sleep(self._seconds)
             self.said("")
         except KeyboardInterrupt:
@@ -230,11 +234,18 @@ class Panel:
 
     def _run(self) -> None:
         while not self._closed.is_set() and self.refresh():
+            self._keep()
             self._closed.wait(self._seconds)
         if self.over:
             self.show()
 
     # --- the cell's output
+
+    def _keep(self) -> None:
+        """Have a picture of now in the notebook that is saved, below the view, which stays as it is."""
+        if time.monotonic() >= self._next_kept:
+            self._next_kept = time.monotonic() + _KEPT * self._seconds
+            self.display.show(None, None, self.tail())
 
     def show(self) -> None:
         """Display, or display anew in the same place: the widgets, or their last picture when the session is over."""
@@ -252,9 +263,13 @@ class Panel:
         return {"text/html": title + html.status(self._last), "text/plain": f"{self.session.id}: {self._last}"}
 
     def tail(self) -> dict[str, Any]:
-        """What stands below it: how to see it again; at the end the tools, which the kernel still serves."""
-        hint = {"text/html": html.quiet(_AGAIN), "text/plain": _AGAIN}
-        return {**hint, **view_of(self.tools)} if self.over and not saves_widgets() else hint
+        """What stands below it: how to see it again, and a picture for whoever has the notebook without its kernel; at
+        the end the tools, which the kernel still serves."""
+        if self.over:
+            return {"text/html": "", "text/plain": "", **({} if saves_widgets() else view_of(self.tools))}
+        line = f"{time.strftime('%H:%M')}: {self._last.line()}"
+        picture = html.kept(self.curve.value, line)
+        return {"text/html": html.quiet(_AGAIN) + picture, "text/plain": f"{_AGAIN}\n{line}"}
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The view and the picture of now: whoever has no kernel shows the picture."""

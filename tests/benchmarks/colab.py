@@ -159,25 +159,25 @@ def in_a_lab(front: FrontEnd, one: Class, seen: Seen) -> Figures:
     seen.that(one.recipe.sha256 in front.text(cell), "the card shows the recipe's hash", one.recipe.sha256[:16])
     seen.that('aria-label="the recipe"' in front.text(cell), "and its code", "yes")
     seen.that(front.buttons(cell) == ["Agree and join", "Decline"], "its buttons", ", ".join(front.buttons(cell)))
-    name = front.models[front.find("TextModel", "Your name")]["value"]
+    name = next(state["value"] for state in front.visible(cell) if state.get("description") == "Your name")
     seen.that(name == "Ann", "its name field", name)
-    front.press("Decline")
+    front.press(cell, "Decline")
     front.wait(lambda: "has not run" in front.text(cell), "the answer to a no", _SECONDS)
     seen.that(not one.here.status(one.session.id)["peers"], "after a no nobody trains", "nobody")
 
     cell = front.run(f"%swarm join {one.link} --name Ann", _SECONDS)
-    front.press("Agree and join")
+    front.press(cell, "Agree and join")
     front.wait(lambda: "Pause" in front.buttons(cell), "the panel in the card's place", _SECONDS)
     pictures: set[bytes] = set()
     front.wait(lambda: _more(pictures, front, cell) >= _PICTURES, "pictures while no cell runs", _SECONDS)
     seen.that(cell.done, "pictures of the curve while no cell runs", len(pictures))
     front.wait(lambda: ">Ann</td>" in front.text(cell), "Ann in the table of peers", _SECONDS)
     for button, says in (("Pause", "paused"), ("Resume", "training")):
-        front.press(button)
+        front.press(cell, button)
         front.wait(lambda says=says: f"<b>{says}</b>" in front.text(cell), f"{says} after {button}", _SECONDS)  # type: ignore[misc]
         seen.that(True, f"after the button {button}", says)
     rounds = one.rounds
-    front.press("Leave")
+    front.press(cell, "Leave")
     front.wait(lambda: not one.here.status(one.session.id)["peers"], "Ann to leave", _SECONDS)
     seen.that(rounds, "rounds that it trained", rounds)
     return {"rounds": rounds, "pictures": len(pictures)}

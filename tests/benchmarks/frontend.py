@@ -88,9 +88,14 @@ class FrontEnd:
             except queue.Empty:
                 continue
 
-    def press(self, description: str) -> None:
-        """Press the button that is called so."""
-        self._tell(self.find("ButtonModel", description), {"method": "custom", "content": {"event": "click"}})
+    def press(self, cell: Cell, description: str) -> None:
+        """Press the button that is called so, the first below a cell. Raises `Failed` if there is none."""
+        for model in self._shown(cell):
+            state = self.models[model]
+            if state["_model_name"] == "ButtonModel" and state["description"] == description:
+                self._tell(model, {"method": "custom", "content": {"event": "click"}})
+                return
+        raise Failed(f"There is no button called {description!r}, but: {', '.join(self.buttons(cell))}.")
 
     def interrupt(self) -> None:
         """As the stop button does."""
@@ -98,20 +103,9 @@ class FrontEnd:
 
     # --- what there is to be seen
 
-    def find(self, kind: str, description: str = "") -> str:
-        """The id of the last widget of a kind that is called so."""
-        found = [
-            one for one, state in self.models.items()
-            if state.get("_model_name") == kind and state.get("description", "") == description
-        ]  # fmt: skip
-        if not found:
-            raise Failed(f"There is no {kind} called {description!r}.")
-        return found[-1]
-
     def visible(self, cell: Cell) -> list[State]:
         """The states of all widgets that a cell's outputs show now."""
-        roots = [output["data"][VIEW]["model_id"] for output in cell.outputs if VIEW in output.get("data", {})]
-        return [state for root in roots for state in self._below(root)]
+        return [self.models[model] for model in self._shown(cell)]
 
     def text(self, cell: Cell) -> str:
         """The HTML of these widgets."""
@@ -121,11 +115,15 @@ class FrontEnd:
         """What the buttons of these widgets are called."""
         return [state["description"] for state in self.visible(cell) if state["_model_name"] == "ButtonModel"]
 
-    def _below(self, model: str) -> Iterator[State]:
+    def _shown(self, cell: Cell) -> list[str]:
+        roots = [output["data"][VIEW]["model_id"] for output in cell.outputs if VIEW in output.get("data", {})]
+        return [model for root in roots for model in self._below(root)]
+
+    def _below(self, model: str) -> Iterator[str]:
         state = self.models[model]
         if self.models.get(state.get("layout", "").removeprefix(_MODEL), {}).get("display") == "none":
             return
-        yield state
+        yield model
         for child in state.get("children", ()):
             yield from self._below(child.removeprefix(_MODEL))
 

@@ -105,6 +105,7 @@ def test_what_stays_at_the_end_is_what_a_kernel_still_serves(session: Session, m
     session.now = Status(state="finished", version=10, rounds=10)
     panel.refresh()
     assert panel.tail()[VIEW]["model_id"] == panel.tools.model_id
+    assert "Live" not in panel.tail()["text/html"]
     monkeypatch.setattr("jupyter_swarm.notebook.panel.saves_widgets", lambda: True)
     assert VIEW not in panel.tail()
 
@@ -138,6 +139,7 @@ def test_names_of_others_are_text_and_colours_are_the_pages(session: Session) ->
     ]
     shown += [html.copyable(HOSTILE, HOSTILE), html.copyable("a", HOSTILE, 3), html.sample(HOSTILE, HOSTILE)]
     shown.append(html.status(Status(reason=f"{HOSTILE}\n{HOSTILE}", notes=(HOSTILE,))))
+    assert html.status(Status(state="paused", reason="paused: by owner")).count("paused") == 1
     numbers = html.status(Status(state="waiting", reason="for  two  peers", version=3)).partition("</div>")[0]
     assert "two" not in numbers
     for text in shown:
@@ -152,6 +154,31 @@ def test_the_bundle_has_the_view_and_the_picture_and_at_the_end_only_the_picture
     session.now = Status(state="finished", version=10, rounds=10)
     panel.refresh()
     assert set(panel._repr_mimebundle_()) == {"image/png", "text/plain"}
+
+
+def test_a_notebook_that_is_saved_meanwhile_has_a_picture_of_now(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = Panel(session, seconds=0.001)  # type: ignore[arg-type]
+    shown: list[tuple[dict[str, str] | None, ...]] = []
+    twice = threading.Event()
+
+    def show(*bundles: dict[str, str] | None) -> None:
+        shown.append(bundles)
+        session.now = Status(state="training", version=4, rounds=10)
+        if len(shown) > 1:
+            twice.set()
+
+    monkeypatch.setattr(panel.display, "show", show)
+    panel.start()
+    assert twice.wait(30)
+    panel.close()
+    panel._thread.join(20)
+    assert shown[0][:2] == (None, None), "the view that is live is not built anew"
+    first, second = (bundles[2]["text/html"] for bundles in shown[:2])  # type: ignore[index]
+    assert "round 3/10" in first
+    assert "round 4/10" in second
+    assert "data:image/png;base64,iVBOR" in second
 
 
 def test_the_timer_ends_with_the_session_and_with_the_panel(session: Session) -> None:
