@@ -81,7 +81,8 @@ def _is_seen(letter: str) -> bool:
 
 
 def parse_invite(text: str) -> Invite:
-    """Read a link as people paste it: with spaces, line breaks and invisible letters in it, quotes around it. Raises `InviteError`."""
+    """Read a link as people paste it: with spaces, line breaks and invisible letters in it, quotes around it. Raises
+    `InviteError`."""
     link = "".join(filter(_is_seen, text)).strip(_WRAPPING)
     again = "Copy the whole link from the invite card and paste it again."
     try:
