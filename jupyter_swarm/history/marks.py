@@ -16,7 +16,7 @@ _ROWS = 3
 _LETTERS = 15
 """So much of a name is written."""
 _NEAR = 0.16
-"""Texts closer than this share of the axis would overlap."""
+"""Names of strategies closer than this share of the axis would overlap."""
 _KINDS = (
     (re.compile(r"^The server goes on"), "server restarted", "D"),
     (re.compile(r"^(?P<who>.+) joined\b"), "{} joined", "^"),
@@ -69,32 +69,39 @@ def draw_marks(axes: Axes, run: Run, pen: Pen) -> None:
     low, high = axes.get_xlim()
     points = size * 0.8 / 72 * axes.figure.dpi
     line, letter = 1.25 * points / axes.bbox.height, 0.6 * points / axes.bbox.width
-    named = len(marks) <= _NAMED
     shares = [(place - low) / (high - low) for place, _, _ in marks]
-    rows = _rows_of(shares) if named else [0] * len(marks)
-    axes.set_ylim(top=axes.get_ylim()[1] / max(1.0 - line * (max(rows) + 1), 0.4))
-    for (place, text, shape), share, row in zip(marks, shares, rows, strict=True):
-        height = 1.0 - line * (row + 0.5)
+    spans = [_span(share, letter * (len(text) + 2)) for share, (_, text, _) in zip(shares, marks, strict=True)]
+    rows = _rows_of(spans) if len(marks) <= _NAMED else [None] * len(marks)
+    axes.set_ylim(top=axes.get_ylim()[1] / max(1.0 - line * (max(row or 0 for row in rows) + 1), 0.4))
+    for (place, text, shape), share, span, row in zip(marks, shares, spans, rows, strict=True):
+        height = 1.0 - line * ((row or 0) + 0.5)
         axes.axvline(place, color=theme.muted, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.plot(
             [share], [height], marker=shape, markersize=size * 0.45, color=theme.text, transform=axes.transAxes,
             clip_on=False, zorder=4,
         )  # fmt: skip
-        if named:
-            right = share + letter * (len(text) + 2) > 1.0
+        if row is not None:
+            right = span[0] < share
             axes.annotate(
                 text, (share, height), (-6 if right else 6, 0), xycoords="axes fraction", textcoords="offset points",
                 ha="right" if right else "left", va="center", size=size * 0.8, color=theme.text, parse_math=False,
             )  # fmt: skip
 
 
-def _rows_of(shares: list[float]) -> list[int]:
-    """In which row to write each text, so that neighbours do not overlap while there is room."""
-    last = [-np.inf] * _ROWS
-    rows = []
-    for share in shares:
-        rows.append(next((row for row in range(_ROWS) if share - last[row] > _NEAR * 1.6), int(np.argmin(last))))
-        last[rows[-1]] = share
+def _span(share: float, width: float) -> tuple[float, float]:
+    """From where to where a text goes: to the left of its mark if there is no room to the right."""
+    return (share - width, share) if share + width > 1.0 else (share, share + width)
+
+
+def _rows_of(spans: list[tuple[float, float]]) -> list[int | None]:
+    """In which row to write each text, so that none overlap; None where there is no room."""
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(_ROWS)]
+    rows: list[int | None] = []
+    for left, right in spans:
+        free = (row for row in range(_ROWS) if all(right < begin or end < left for begin, end in taken[row]))
+        rows.append(next(free, None))
+        if rows[-1] is not None:
+            taken[rows[-1]].append((left, right))
     return rows
 
 

@@ -76,6 +76,17 @@ def test_any_name_can_be_drawn() -> None:
     assert "_Maximilian Mu…" in {text.get_text().strip() for text in texts(live(names))}
 
 
+def test_marks_that_are_close_do_not_lie_on_each_other() -> None:
+    told = ["Bob joined.", "Eve joined.", "Ann is paused by the instructor.", "Ann goes on.", "Bob is gone."]
+    rows = run(100)
+    rows["events"] = [event(number, 80 + number, text) for number, text in enumerate(told)]
+    figure = build(**rows).swarm.plot()
+    words = {"Bob joined", "Eve joined", "Ann pauses", "Ann goes on", "Bob gone"}
+    boxes = [text.get_window_extent() for text in texts(figure) if text.get_text() in words]
+    assert len(boxes) >= 3
+    assert not [one for place, one in enumerate(boxes) if any(one.overlaps(other) for other in boxes[:place])]
+
+
 def live(names: tuple[str, ...]) -> Figure:
     curve = CurveFigure()
     assert curve.png(build(**run(6, 3, names)))
