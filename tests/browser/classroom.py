@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, WebError, expect, sync_playwright
 
 from tests.benchmarks.harness import Server
 
@@ -42,8 +42,8 @@ def browser_path() -> str | None:
 class Classroom:
     """A Jupyter server with JupyterLab, Notebook and our panel, and a browser.
 
-    panel: the folder of the built panel. scale: device pixels for each of a page's. wrong: scripts that failed in any
-    page, and addresses of other servers that one asked.
+    panel: the folder of the built panel. scale: device pixels for each of a page's. wrong: where the panel's script failed in
+    any page (Notebook has failures of its own), and addresses of other servers that a page asked.
     """
 
     def __init__(self, panel: Path, chromium: str, scale: float = 1.0) -> None:
@@ -102,9 +102,13 @@ class Classroom:
             permissions=["clipboard-read", "clipboard-write"],
         )  # fmt: skip
         made.set_default_timeout(1000 * _SECONDS)
-        made.on("weberror", lambda found: self.wrong.append(str(found.error)))
+        made.on("weberror", self._failed)
         made.on("request", self._asked)
         return made
+
+    def _failed(self, found: WebError) -> None:
+        if "jupyter-swarm" in (found.error.stack or ""):
+            self.wrong.append(f"{found.error.message}\n{found.error.stack}")
 
     def _asked(self, request: Request) -> None:
         if not request.url.startswith((f"{self.server.url}/", "blob:", "data:")):
