@@ -42,8 +42,8 @@ def browser_path() -> str | None:
 class Classroom:
     """A Jupyter server with JupyterLab, Notebook and our panel, and a browser.
 
-    panel: the folder of the built panel. scale: device pixels for each of a page's. wrong: where the panel's script failed in
-    any page (Notebook has failures of its own), and addresses of other servers that a page asked.
+    panel: the folder of the built panel. scale: device pixels for each of a page's. wrong: failures of
+    the panel's script in any page (Notebook has some of its own), addresses of other servers that a page asked.
     """
 
     def __init__(self, panel: Path, chromium: str, scale: float = 1.0) -> None:
