@@ -15,6 +15,8 @@ from traitlets.config import Config
 from tests.coordinator.server import Swarm
 
 TOP = Path(__file__).resolve().parents[2]
+INSTALLED = Path(sys.prefix, "share", "jupyter", "labextensions")
+"""What shows widgets is there, and the server's fixtures hide it. The panel built here goes before one there."""
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,7 @@ def jp_server_config(jp_server_config: Config, panel_folder: Path, tmp_path: Pat
     }
     quiet: dict[str, Any] = {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
     folders = {
-        "extra_labextensions_path": [str(panel_folder)],
+        "extra_labextensions_path": [str(panel_folder), str(INSTALLED)],
         "user_settings_dir": str(tmp_path / "settings"),
         "workspaces_dir": str(tmp_path / "workspaces"),
     }

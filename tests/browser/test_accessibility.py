@@ -4,32 +4,23 @@ who listen are told."""
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
+from pathlib import Path
 
+import nbformat
 from playwright.async_api import Locator, Page, expect
 
 from jupyter_swarm.coordinator.status import PeerStatus
 from jupyter_swarm.protocol.invites import parse_invite
 from tests.coordinator.scripted import ScriptedPeer
 from tests.coordinator.server import Swarm
+from tests.peer.classroom import PLAIN
 
 from .axe import barriers
+from .keyboard import listen, press, reach, said
 from .lab import jp_server_config, open_lab, open_panel, panel_folder
 
 __all__ = ["jp_server_config", "panel_folder"]
-
-SHOWN = """one => {
-    const {outlineStyle, outlineWidth, boxShadow} = getComputedStyle(one);
-    return (outlineStyle !== 'none' && parseFloat(outlineWidth) >= 1) || boxShadow !== 'none';
-}"""
-LISTEN = """root => {
-    window.said = [];
-    for (const live of root.querySelectorAll('[aria-live], [role=status], [role=alert]')) {
-        const heard = () => live.textContent.trim() && window.said.push(live.textContent.trim());
-        new MutationObserver(heard).observe(live, {childList: true, characterData: true, subtree: true});
-    }
-}"""
 
 
 async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
@@ -41,6 +32,12 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.05)
 
 
+async def open_launcher(swarm: Swarm, page: Page) -> None:
+    """Load the page, and wait until it takes the focus to nowhere else."""
+    await open_lab(swarm, page)
+    await page.locator(".jp-LauncherCard", has_text="Train together").wait_for()
+
+
 async def command(page: Page, *words: str) -> None:
     """What the palette does for those words."""
     await page.keyboard.press("Control+Shift+C")
@@ -48,23 +45,6 @@ async def command(page: Page, *words: str) -> None:
     await page.keyboard.type(" ".join(words))
     await page.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
     await page.keyboard.press("Enter")
-
-
-async def reach(page: Page, control: Locator) -> None:
-    """Go there from where the focus is. Whoever looks sees where it is."""
-    await control.wait_for()
-    for _ in range(60):
-        if await control.evaluate("one => one === document.activeElement"):
-            break
-        await page.keyboard.press("Tab")
-    await expect(control).to_be_focused()
-    assert await control.evaluate(SHOWN), await control.evaluate("one => one.outerHTML")
-
-
-async def press(page: Page, control: Locator, *keys: str) -> None:
-    await reach(page, control)
-    for key in keys or ("Enter",):
-        await page.keyboard.press(key)
 
 
 async def agree(page: Page, name: str) -> None:
@@ -120,7 +100,7 @@ async def test_nobody_is_kept_out_of_the_panel(swarm: Swarm, page: Page) -> None
 
 async def test_a_session_is_run_by_the_keyboard_alone(swarm: Swarm, page: Page) -> None:
     session = await swarm.open_session(rounds=9)
-    await open_lab(swarm, page)
+    await open_launcher(swarm, page)
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     panel = page.locator("#jupyter-swarm")
     await command(page, "show sessions")
@@ -170,7 +150,7 @@ async def test_a_session_is_run_by_the_keyboard_alone(swarm: Swarm, page: Page) 
 async def test_peers_are_steered_and_the_focus_stays_while_rounds_go_on(swarm: Swarm, page: Page) -> None:
     session = await swarm.open_session(rounds=99, evaluate_every=2)
     ann, _ = await joined(swarm, session), await joined(swarm, session, "bob")
-    await open_lab(swarm, page)
+    await open_launcher(swarm, page)
     panel = page.locator("#jupyter-swarm")
     await command(page, "show sessions")
 
@@ -189,100 +169,41 @@ async def test_peers_are_steered_and_the_focus_stays_while_rounds_go_on(swarm: S
 
     await reach(page, actions)
     focused = await page.evaluate_handle("document.activeElement")
-    await panel.evaluate(LISTEN)
+    await listen(panel)
     await ann.train(12)
     curve = panel.get_by_role("slider", name="Curve of loss")
     await expect(curve).to_have_attribute("aria-valuetext", "round 12: training 1, held-out 2")
     assert await focused.evaluate("one => one === document.activeElement")
-    assert await page.evaluate("said") == []
+    assert await said(page) == []
     await press(page, actions, "Enter", "g", "g", "Enter")
     await until(lambda: peer().slowed == 0.5)
     await press(page, actions, "Enter", "h", "Enter")
     await until(lambda: swarm.manager.runtime(session).status().peers[0].muted)
     await expect(panel.get_by_text("The name of ann is hidden.")).to_be_visible()
     assert await focused.evaluate("one => one === document.activeElement")
-    assert await page.evaluate("said") == ["ann gets 50\u202f% of its work.", "The name of ann is hidden."]
+    assert await said(page) == ["ann gets 50\u202f% of its work.", "The name of ann is hidden."]
 
 
-# --- the pages
-
-
-SIZES = {"phone": {"width": 360, "height": 740}, "beamer": {"width": 1920, "height": 1080}}
-
-
-async def look_everywhere(page: Page) -> None:
-    """On a phone and on a beamer, light and dark."""
-    for size in SIZES.values():
-        await page.set_viewport_size(size)
-        for scheme in ("light", "dark"):
-            await page.emulate_media(color_scheme=scheme)
-            assert await barriers(page) == [], (size, scheme, await page.locator("body").inner_text())
-
-
-async def test_nobody_is_kept_out_of_the_projector_page(swarm: Swarm, page: Page) -> None:
-    session = await swarm.open_session(rounds=9, evaluate_every=2)
-    word = page.locator("#word")
-    link = await swarm.link(session, "viewer")
-    await page.goto(link)
-    await expect(word).to_have_text("waiting")
-    await look_everywhere(page)
-    peer = await joined(swarm, session)
-    await peer.train(3)
-    await expect(page.get_by_role("img")).to_have_attribute("aria-label", re.compile("in round 3"))
-    await page.get_by_text("The curve as a table").click()
-    await page.locator("#rows td").first.wait_for()
-    await look_everywhere(page)
-    for action in ("pause", "stop"):
-        await swarm.call("POST", f"sessions/{session}/actions", swarm.owner(), f'{{"action": "{action}"}}')
-    await expect(word).to_have_text("finished")
-    await look_everywhere(page)
-    await page.goto(link[:-1])
-    await expect(word).to_have_text("not open")
-    await look_everywhere(page)
-
-
-async def test_whoever_watches_by_keyboard_or_by_ear_loses_nothing(swarm: Swarm, page: Page) -> None:
-    session = await swarm.open_session(rounds=99)
-    peer = await joined(swarm, session)
-    await peer.train(1)
-    await page.route("**/swarm/api/**", lambda route: route.abort())
-    await page.goto(await swarm.link(session, "viewer"))
-    await expect(page.locator("#word")).to_have_text("no connection")
-    await reach(page, page.get_by_role("button", name="Try now"))
-    await page.unroute("**/swarm/api/**")
-    await page.keyboard.press("Enter")
-    await expect(page.locator("#word")).to_have_text("training")
-    await expect(page.get_by_role("region", name="State")).to_be_focused()
-    table = page.get_by_text("The curve as a table")
-    await press(page, table)
-    await page.locator("body").evaluate(LISTEN)
-    await peer.train(9)
-    await expect(page.locator("#rows td").first).to_have_text("9")
-    await expect(table).to_be_focused()
-    assert await page.evaluate("said") == []
-    await swarm.call("POST", f"sessions/{session}/actions", swarm.owner(), '{"action": "pause"}')
-    await expect(page.locator("#word")).to_have_text("paused")
-    assert [one.partition(":")[0] for one in await page.evaluate("said")] == ["paused"]
-    await page.keyboard.press("Shift+Tab")
-    full = page.get_by_role("button", name="Full screen")
-    await expect(full).to_be_focused()
-    for is_full in ("true", "false"):
-        await page.keyboard.press("Enter")
-        await page.wait_for_function(f"!!document.fullscreenElement === {is_full}")
-        await expect(full).to_be_focused()
-
-
-async def test_nobody_is_kept_out_of_the_page_for_joining(swarm: Swarm, page: Page) -> None:
-    link = await swarm.link(await swarm.open_session())
-    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    await page.goto(link)
-    await look_everywhere(page)
-    await press(page, page.get_by_role("button", name="Copy"))
-    await expect(page.get_by_role("status")).to_have_text("Copied.")
-    assert link in await page.evaluate("navigator.clipboard.readText()")
-    await look_everywhere(page)
-    await press(page, page.get_by_role("link", name="watch the session"))
-    await expect(page.locator("#word")).to_have_text("waiting")
-    await page.goto(link.partition("#")[0])
-    await page.get_by_text("This link is not complete").wait_for()
-    await look_everywhere(page)
+async def test_nobody_is_kept_out_of_the_widgets(swarm: Swarm, page: Page, jp_root_dir: Path) -> None:
+    cells = [
+        "%load_ext jupyter_swarm",
+        f"%%swarm recipe\n{PLAIN}",
+        "session = %swarm host toy batch=10 --rounds 500",
+        "link = session.issue('peer')['link']\n%swarm join {link}",
+        "%swarm join",
+        "checkpoint = session.checkpoint('before lunch')\nsession.pause()\nprint('all is shown')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, jp_root_dir / "class.ipynb")
+    await open_lab(swarm, page, "lab/tree/class.ipynb")
+    await page.locator(".jp-Notebook .jp-Cell").first.click()
+    await command(page, "run all cells")
+    await page.get_by_text("all is shown", exact=True).wait_for(timeout=90_000)
+    for theme in ("light", "dark"):
+        await command(page, f"theme {theme}")
+        await page.locator(f"body[data-jp-theme-light='{str(theme == 'light').lower()}']").wait_for(state="attached")
+        await expect(page.get_by_role("img", name="The curve of the loss")).to_be_visible()
+        for tab in ("Peers", "Checkpoints", "Try it"):
+            await page.get_by_role("tab", name=tab).click()
+            assert await barriers(page, ".jp-Cell-outputArea") == [], (theme, tab)
