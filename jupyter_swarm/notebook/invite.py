@@ -40,7 +40,7 @@ class InviteCard:
         self.expires = labelled(widgets.Dropdown, "for", "15em", options=_EXPIRES, value=86400.0)
         self.new = button("New invite", "plus", "Make another link; the ones before stay valid", self._new)
         self.hide = button("", "eye-slash", "A hidden link is in no notebook that is saved", self._toggle)
-        self.listed = labelled(widgets.Dropdown, "Valid invites", "30em", options=())
+        self.listed = labelled(widgets.Dropdown, "Valid invites", "36em", options=())
         self.revoke = button("Revoke", "ban", "Nobody comes in by this invite any more", self._revoke)
         self.box = widgets.VBox(
             [

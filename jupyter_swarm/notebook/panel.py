@@ -75,7 +75,9 @@ class Panel:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="swarm-panel", daemon=True)
         wide = {"width": "100%", "max_width": f"{_WIDTH}px"}
-        self.style, self.status = widgets.HTML(html.FOLLOW_THEME if theme == "auto" else ""), widgets.HTML()
+        self.style = widgets.HTML(html.FOLLOW_THEME if theme == "auto" else "")
+        # A reason of one line or of two: what is below it does not move.
+        self.status = widgets.HTML(layout=widgets.Layout(min_height="7em"))
         self.said = Said()
         # A layout each: one of them may be hidden.
         self.rounds = widgets.IntProgress(min=0, max=1, layout=widgets.Layout(**wide))
