@@ -269,7 +269,7 @@ class Panel:
         the end the tools, which the kernel still serves."""
         if self.over:
             return {"text/html": "", "text/plain": "", **({} if saves_widgets() else view_of(self.tools))}
-        line = f"{time.strftime('%H:%M')}: {self._last.line()}"
+        line = f"As it was at {time.strftime('%H:%M')}, after round {max(self._last.version, 0)}"
         picture = html.kept(self.curve.value, line)
         return {"text/html": html.quiet(_AGAIN) + picture, "text/plain": f"{_AGAIN}\n{line}"}
 
