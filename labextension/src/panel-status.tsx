@@ -110,7 +110,7 @@ function Tiles({ status, trans }: { status: IStatus; trans: TranslationBundle })
   );
 }
 
-function Steering({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element {
+function Steering({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element | null {
   const { model, trans, act, say } = context;
   const { session, status, view } = chosen;
   const steer = (action: SessionAction, done: string): void =>
@@ -135,6 +135,9 @@ function Steering({ chosen, context }: { chosen: IChosen; context: IContext }): 
         say(trans.__('The session was deleted.'));
       }
     });
+  if (chosen.gone) {
+    return null;
+  }
   const over = !status || status.state === 'finished';
   return (
     <div className="swarm-buttons">
@@ -153,7 +156,7 @@ function Steering({ chosen, context }: { chosen: IChosen; context: IContext }): 
         />
       )}
       {over ? null : <Button kind="warn" text={trans.__('End …')} pressed={end} />}
-      {over && view && !chosen.gone ? <Button kind="warn" text={trans.__('Delete …')} pressed={remove} /> : null}
+      {over && view ? <Button kind="warn" text={trans.__('Delete …')} pressed={remove} /> : null}
     </div>
   );
 }

@@ -55,9 +55,12 @@ export class SwarmPanel extends ReactWidget {
   /** Whoever opens it with the keyboard goes on in it. */
   protected override onActivateRequest(message: Message): void {
     super.onActivateRequest(message);
-    if (!this.node.contains(document.activeElement)) {
-      this.node.focus();
-    }
+    // The palette, as it closes, puts the focus back to where it was.
+    window.setTimeout(() => {
+      if (this.isVisible && !this.node.contains(document.activeElement)) {
+        this.node.focus();
+      }
+    }, 100);
   }
 
   protected override onAfterShow(message: Message): void {
@@ -136,6 +139,7 @@ function Panel({ model, commands, trans, themes, large }: IPanelOptions): JSX.El
 function One({ chosen, context, theme }: { chosen: IChosen; context: IContext; theme: string }): JSX.Element {
   const { trans } = context;
   const { session, invites, checkpoints, events } = chosen;
+  const peers = (!chosen.gone && chosen.status?.peers) || NOBODY;
   const running = !chosen.gone && !!chosen.view && isRunning(chosen.view);
   return (
     <div className="swarm-one" key={session}>
@@ -146,8 +150,8 @@ function One({ chosen, context, theme }: { chosen: IChosen; context: IContext; t
         </Section>
       </div>
       <div className="swarm-column">
-        <Section title={trans.__('Peers')} count={chosen.status?.peers.length ?? 0}>
-          <Peers session={session} peers={chosen.status?.peers ?? NOBODY} context={context} />
+        <Section title={trans.__('Peers')} count={peers.length}>
+          <Peers session={session} peers={peers} context={context} />
         </Section>
         <Section title={trans.__('Invites')} open={running}>
           <Invites session={session} list={invites} open={running} context={context} />
