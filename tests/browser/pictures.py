@@ -92,7 +92,7 @@ def take_all(room: Classroom, camera: Camera) -> None:
     expect(panel.locator(".swarm-peer")).to_have_count(1)
     link = classroom.copies_invite(host)
     output = cell.locator(".jp-OutputArea-child")
-    camera.takes("invite", host, cell.locator(".jp-InputArea"), output.nth(2))
+    camera.takes("invite", host, cell.locator(".jp-InputArea"), output.nth(2), margin=2)
 
     ann = room.sits_down("lab/workspaces/ann/tree/ann.ipynb", 1000, 800)
     ann.keyboard.press("Control+B")
