@@ -127,7 +127,7 @@ def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:
             f"You have jupyter_swarm {hello.software}.",
             "Install the same version of jupyter_swarm as the server has.",
         )
-    if hello.role != role:
+    if hello.role != role and (hello.role, role) != ("peer", "instructor"):
         raise SessionError(
             f"This invite is for a {role}, not for a {hello.role}.", todo="Ask for an invite of the right role."
         )

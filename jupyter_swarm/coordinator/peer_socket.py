@@ -26,7 +26,7 @@ class PeerSocket(FrameSocket, SwarmSocket):
     _member: Attached | None = None
     _echoed = 0
 
-    @allows("peer", "holder")
+    @allows("peer", "instructor", "holder")
     async def get(self, session: str) -> None:  # type: ignore[override]
         await self.manager.stored(session)
         self._runtime = self.manager.runtime(session)

@@ -39,7 +39,7 @@ TABLE = {
     ("swarm/api/sessions/SESSION/checkpoints", "POST"): STEER,
     ("swarm/api/sessions/SESSION/checkpoints/NUMBER", "DELETE"): STEER,
     ("swarm/api/sessions/SESSION/blobs/SHA256", "GET"): STEER | {"peer", "holder"},
-    ("swarm/api/sessions/SESSION/peer", "GET"): {"peer", "holder"},
+    ("swarm/api/sessions/SESSION/peer", "GET"): {"peer", "instructor", "holder"},
     ("swarm/api/sessions/SESSION/watch", "GET"): STEER | {"peer", "viewer"},
     ("swarm/api/sessions/SESSION", "DELETE"): OWNER,  # last: it takes the session away
 }

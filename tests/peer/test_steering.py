@@ -143,3 +143,16 @@ def test_a_kernel_that_is_steered_knows_why_and_stays_out_once_it_is_removed(ser
         joined.wait()
     with pytest.raises(SessionError, match="You were removed"):
         api.join(link, "Ann", agree=sha256)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_who_joins_by_an_instructors_link_trains_and_steers(server: Server) -> None:
+    hosted = api.host(Recipe.from_source(PLAIN), rounds=10**6, train=False, server=server.url)
+    assistant = api.join(hosted.invite("instructor").link, "Ben", agree=hosted.recipe.sha256)
+    assert (assistant.role, assistant.trains) == ("instructor", True)
+    assert assistant._record.wait_for(lambda status: status.version > 0, 60)
+    assistant.pause_all()
+    assert "instructor" in hosted.status().reason
+    assistant.resume_all()
+    assistant.steer("Ben", "slow", 0.5)
+    assert hosted.peers()[0]["slowed"] == 0.5
