@@ -45,13 +45,22 @@ class Camera:
 
     def _keep(self, name: str, png: bytes) -> None:
         """With the colours that count: a page of text has few."""
-        picture = Image.open(io.BytesIO(png)).convert("RGB")
-        picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        picture = _with_few_colours(Image.open(io.BytesIO(png)).convert("RGB"))
         picture.save(self._folder / name, optimize=True)
         size = (self._folder / name).stat().st_size
         print(f"{name}: {picture.width} × {picture.height}, {size / 1000:.0f} kB")
         if size > LARGEST:
             raise SystemExit(f"{name} is larger than {LARGEST / 1000:.0f} kB: take less of the page.")
+
+
+def _with_few_colours(picture: Image.Image) -> Image.Image:
+    """The commonest colours as they are, so that no grey gets a tinge; of the others the most different ones."""
+    counted = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)
+    common = [colour for _, colour in counted[:160] if isinstance(colour, tuple)]
+    others = picture.quantize(96, Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour in common for part in colour] + others)
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def _turns(page: Page, scheme: Literal["light", "dark"]) -> None:
@@ -119,8 +128,8 @@ def take_all(room: Classroom, camera: Camera) -> None:
     classroom.keeps_checkpoint(panel, "before lunch")
     classroom.keeps_checkpoint(panel, "all four are here")
     saved = panel.locator(".swarm-section", has_text="Checkpoints")
-    saved.evaluate("here => here.scrollIntoView({block: 'end'})")
-    camera.takes("checkpoints", host, saved, margin=0)
+    saved.evaluate("here => here.scrollIntoView({block: 'center'})")
+    camera.takes("checkpoints", host, saved)
     watching = classroom.invites_viewers(panel)
     panel.get_by_role("button", name="Show it large").click()
     host.keyboard.press("Control+B")
