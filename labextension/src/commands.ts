@@ -14,6 +14,7 @@ import { type Notebooks } from './notebooks.js';
 import { reachOf } from './panel-invites.js';
 
 const TUTORIALS = 'swarm-tutorials';
+const SHOWN = 8000;
 
 export interface ICommandOptions {
   readonly app: JupyterFrontEnd;
@@ -84,7 +85,9 @@ export function addCommands({ app, model, notebooks, trans, show, showLarge }: I
     async () => {
       const invite = await model.inviteFor(model.chosen!.session, 'peer');
       if (await copy(invite.link, trans)) {
-        Notification.success(`${trans.__('The link is copied.')} ${reachOf(invite, trans)}`);
+        const said = `${trans.__('The link is copied.')} ${reachOf(invite, trans)}`;
+        // Without a time it would be shown to those only who look for it.
+        Notification.success(said, { autoClose: SHOWN });
       }
     },
     running
