@@ -91,7 +91,7 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
     recipe = _recipe_with(arguments.recipe or notebook.recipe or "digits", values)
     if options := values.keys() & _OPTIONS:
         raise SettingError(f"{min(options)} is not a setting.", todo="See %swarm host -h for the options.")
-    if arguments.rehearse:
+    if arguments.rehearse is not None:
         values.pop("rounds", None)  # it ends by itself
         return rehearse(recipe, arguments.rehearse, arguments.server, **values)
     tunnel = Tunnel.open(arguments.tunnel, Client.of_owner(arguments.server).server) if arguments.tunnel else None

@@ -17,7 +17,7 @@ from .. import __version__
 from ..peer.api import Session
 from . import html
 from .frontend import Display, saves_widgets
-from .parts import LINE, Said, button, choices, labelled, put, row, show, view_of
+from .parts import LINE, AskingButton, Said, button, choices, labelled, put, row, show, view_of
 
 _ROLES = [("train with us", "peer"), ("look on", "viewer"), ("steer as I do", "instructor")]
 _EXPIRES = [("an hour", 3600.0), ("a day", 86400.0), ("a week", 7 * 86400.0), ("as the server has it", 0.0)]
@@ -41,7 +41,14 @@ class InviteCard:
         self.new = button("New invite", "plus", "Make another link; the ones before stay valid", self._new)
         self.hide = button("", "eye-slash", "A hidden link is in no notebook that is saved", self._toggle)
         self.listed = labelled(widgets.Dropdown, "Valid invites", "36em", options=())
-        self.revoke = button("Revoke", "ban", "Nobody comes in by this invite any more", self._revoke)
+        self.revoke = AskingButton(
+            "Revoke",
+            "ban",
+            "Nobody comes in by this invite any more, and whoever has is sent away",
+            lambda: f"Really revoke {self.listed.value}?",
+            self._revoke,
+        )
+        self.listed.observe(lambda _: self.revoke.forget(), "value")
         self.box = widgets.VBox(
             [
                 self.facts,
@@ -134,7 +141,7 @@ class InviteCard:
         number = self.listed.value
         if number is not None and self.said.trying(lambda: self.session.revoke(number)):
             self.said.trying(self.refresh)
-            self.said(f"Invite {number} is revoked. Whoever is in the session stays; see Peers to remove somebody.")
+            self.said(f"Invite {number} is revoked. Whoever has come in by it is sent away.")
 
     def _forget(self, says: str) -> None:
         self.issued = {}

@@ -25,7 +25,7 @@ from . import html
 from .frontend import Display, in_colab, saves_widgets
 from .invite import InviteCard
 from .keeping import Checkpoints
-from .parts import Picture, Said, button, put, row, show, view_of
+from .parts import AskingButton, Picture, Said, button, put, row, show, view_of
 from .peers import Peers
 from .trying import Try
 
@@ -89,7 +89,13 @@ class Panel:
         self.leave = self._button("Leave", "sign-out", "This kernel leaves the session", session.leave)
         self.pause_all = self._button("Pause all", "pause", "Nobody gets work until you resume all", session.pause_all)
         self.resume_all = self._button("Resume all", "play", "Everybody gets work again", session.resume_all)
-        self.end = button("End the session", "stop", "After the round under way it is over for everybody", self._ended)
+        self.end = AskingButton(
+            "End the session",
+            "stop",
+            "After the round under way it is over for everybody",
+            lambda: "Really end it for everybody?",
+            self._doing(session.stop),
+        )
         self.for_all = [self.pause_all, self.resume_all, self.end]
         steers = self._steers()
         self.peers, self.checkpoints = Peers(session, steers), Checkpoints(session, steers)
@@ -100,7 +106,6 @@ class Panel:
         self.buttons = row(self.pause, self.resume, self.leave, *(self.for_all if steers else []))
         self.live = widgets.VBox([self.style, self.status, self.rounds, self.curve, self.buttons, self.said.box])
         self.box = widgets.VBox([self.live, self.tools], layout=widgets.Layout(max_width="72em"))
-        self._ask(False)
         self.refresh()
 
     # --- one look
@@ -181,26 +186,17 @@ class Panel:
     # --- the buttons
 
     def _button(self, text: str, icon: str, tooltip: str, act: Callable[[], object]) -> Any:
+        return button(text, icon, tooltip, self._doing(act))
+
+    def _doing(self, act: Callable[[], object]) -> Callable[[], None]:
+        """What a press does: `act`, then a look at what has become of it."""
+
         def pressed() -> None:
             self.said.trying(act)
             self._next_lists = 0.0
             self.refresh()
 
-        return button(text, icon, tooltip, pressed)
-
-    def _ended(self) -> None:
-        """The first press asks, the second does it."""
-        if not self._asked:
-            self._ask(True)
-            return
-        self._ask(False)
-        self.said.trying(self.session.stop)
-        self.refresh()
-
-    def _ask(self, asked: bool) -> None:
-        self._asked = asked
-        self.end.description = "Really end it for everybody?" if asked else "End the session"
-        self.end.button_style = "danger" if asked else ""
+        return pressed
 
     # --- again and again
 

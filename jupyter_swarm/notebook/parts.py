@@ -35,6 +35,32 @@ def button(text: str, icon: str, tooltip: str, pressed: Callable[[], object], st
     return made
 
 
+class AskingButton(widgets.Button):  # type: ignore[misc]
+    """A button for what cannot be taken back: the first press asks, the second does it.
+
+    question: what it asks of what is chosen now; without one it does at once what it does then.
+    """
+
+    def __init__(
+        self, text: str, icon: str, tooltip: str, question: Callable[[], str], act: Callable[[], object]
+    ) -> None:
+        super().__init__(description=text, icon=icon, tooltip=tooltip, layout=widgets.Layout(width="auto"))
+        self._text, self._question, self._act = text, question, act
+        self.on_click(lambda _: self._pressed())
+
+    def forget(self) -> None:
+        """It was not meant; the next press asks again."""
+        self.description, self.button_style = self._text, ""
+
+    def _pressed(self) -> None:
+        question = self._question()
+        if question and self.description != question:
+            self.description, self.button_style = question, "danger"
+            return
+        self.forget()
+        self._act()
+
+
 def row(*children: Any) -> Any:
     """Side by side, and below each other where there is no room."""
     layout = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 8px")

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from ..peer.api import Session
 from ..protocol.standing import SteerAction
 from . import html
-from .parts import Said, button, choices, labelled, put, row, show
+from .parts import AskingButton, Said, button, choices, labelled, put, row, show
 
 _SHOWN = 50
 """So many are shown at once; more are found by their names. Every refresh sends all that is shown to the page."""
@@ -35,19 +35,24 @@ class Peers:
         scrolled = widgets.VBox([self.table], layout=widgets.Layout(max_height="24em", overflow="auto"))
         self._found: list[Mapping[str, Any]] = []
         self.chosen = labelled(widgets.SelectMultiple, "Peers to steer", "26em", options=(), rows=4)
-        self.chosen.observe(lambda _: self._ask(False), "value")
         self.share = labelled(widgets.Dropdown, "Work at", "16em", options=_SHARES)
         self.pause = self._button("Pause", "pause", "They get no work until you resume them", "pause")
         self.resume = self._button("Resume", "play", "They get work again", "resume")
         self.slow = self._button("Slow down", "tachometer", "They get less work than they are fit for", "slow")
         self.mute = self._button("Mute", "eye-slash", "Their names and curves are shown nowhere", "mute")
         self.unmute = self._button("Unmute", "eye", "Their names are shown again", "unmute")
-        self.remove = button("Remove", "times", "They are sent away and cannot come back as they are", self._removed)
+        self.remove = AskingButton(
+            "Remove",
+            "times",
+            "They are sent away and cannot come back as they are",
+            lambda: f"Really remove {len(self.chosen.value)}?" if self.chosen.value else "",
+            lambda: self._steer("remove"),
+        )
+        self.chosen.observe(lambda _: self.remove.forget(), "value")
         buttons = [self.pause, self.resume, self.mute, self.unmute, self.remove]
         self.steering = widgets.VBox([self.chosen, row(*buttons), row(self.share, self.slow)])
         show(self.steering, steers)
         self.box = widgets.VBox([row(self.find, self.more), scrolled, self.steering, self.said.box])
-        self._ask(False)
 
     def refresh(self) -> None:
         """Show who is there now. Raises what the server answers."""
@@ -81,20 +86,6 @@ class Peers:
             return
         if self.said.trying(_each(chosen, lambda peer: self.session.steer(peer, action, **options))):
             self.said.trying(self.refresh)
-
-    def _removed(self) -> None:
-        """The first press asks, the second does it: nobody comes back with the same token."""
-        if self.chosen.value and not self._asked:
-            self._ask(True)
-            return
-        self._ask(False)
-        self._steer("remove")
-
-    def _ask(self, asked: bool) -> None:
-        self._asked = asked
-        count = len(self.chosen.value)
-        self.remove.description = f"Really remove {count}?" if asked else "Remove"
-        self.remove.button_style = "danger" if asked else ""
 
 
 def _each(peers: Iterable[str], act: Callable[[str], object]) -> Callable[[], None]:

@@ -54,11 +54,8 @@ UPDATE sessions SET spec = json_set(
 
 _FOURTH = """
 ALTER TABLE members ADD COLUMN standing TEXT NOT NULL DEFAULT '{}';
-"""
-
-_FIFTH = """
 ALTER TABLE sessions ADD COLUMN ending TEXT NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN sample TEXT;
 """
 
-STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)

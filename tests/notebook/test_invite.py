@@ -92,6 +92,8 @@ def test_the_first_from_outside_changes_what_the_card_says(session: Session, car
 def test_a_revoked_invite_is_shown_no_more(session: Session, card: InviteCard) -> None:
     secret = card.issued["link"].partition("#")[2]
     card.revoke.click()
+    assert (card.revoke.description, session.made[0]["revoked"]) == ("Really revoke 1?", None)
+    card.revoke.click()
     assert session.made[0]["revoked"]
     assert secret not in state(card)
     assert "Invite 1 is revoked" in card.said.box.value
@@ -108,6 +110,7 @@ def test_what_the_server_refuses_is_said(session: Session, card: InviteCard) -> 
     session.error = InviteError("Only the owner may do this.")
     card.new.click()
     assert "Only the owner" in card.said.box.value
+    card.revoke.click()
     card.revoke.click()
     assert "Only the owner" in card.said.box.value
 
