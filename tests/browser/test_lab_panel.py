@@ -380,7 +380,7 @@ async def test_two_notebooks_join_by_the_panel_and_are_two_peers(
     for name in ("one", "two"):
         write_notebook(jp_root_dir / f"{name}.ipynb", "")
         await open_lab(swarm, page, f"lab/tree/{name}.ipynb")
-        cell = page.locator(".jp-Notebook .jp-Cell").first
+        cell = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell").first
         await expect(cell).to_be_visible()
         await choose_command(page, "Join a Session")
         await page.get_by_role("dialog").get_by_role("textbox").fill(f" “{link}” ")
