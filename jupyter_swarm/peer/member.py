@@ -61,7 +61,7 @@ class Member:
         self._port = port
         self._record = record
         self._syncing = True
-        self._finished = ""
+        self._finished = self._halted = ""
         self._offer: m.SnapshotOffer | None = None
         self._resyncs = 0
         self._work = Work(computer, self.view, inbox)
@@ -105,7 +105,7 @@ class Member:
         self._spec = welcome.spec
         still_good = welcome.generation == self.generation and not self._syncing
         self.generation = welcome.generation
-        self._finished = ""
+        self._finished = self._halted = ""
         settings = welcome.spec.settings
         self._record.set(
             peer=welcome.peer,
@@ -215,7 +215,8 @@ class Member:
         if self._finished:
             self._record.set(state="finished", reason=self._finished)
         else:
-            self._record.set(state="paused" if self.paused else "waiting", reason=self.paused or reason)
+            stands = self.paused or self._halted
+            self._record.set(state="paused" if stands else "waiting", reason=stands or reason)
 
     def _forget_work(self) -> None:
         """The leases and the contribution under way are no longer this peer's."""
@@ -321,6 +322,7 @@ class Member:
 
     def _status(self, message: m.Status) -> None:
         self._finished = message.reason if message.state == "finished" else ""
+        self._halted = message.reason if message.state == "paused" else ""
         # Until the parameters are here, that is what it waits for.
         if not self._syncing and (self._finished or not self.paused):
             self._record.set(state=message.state, reason=message.reason)

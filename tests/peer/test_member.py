@@ -296,6 +296,16 @@ def test_whoever_rests_hears_that_the_session_has_finished(room: Classroom) -> N
     assert desk.record.status.state == "finished"
 
 
+def test_whoever_finishes_its_work_in_a_paused_session_still_says_so(room: Classroom) -> None:
+    desk = room.join()
+    desk.member.handle(Status(1, "paused", "paused: by Ann"))
+    room.train(desk, 12)
+    room.packets([room.collect(desk)])
+    assert (desk.record.status.state, desk.record.status.reason) == ("paused", "paused: by Ann")
+    desk.member.handle(Status(1, "training", "round 2"))
+    assert desk.record.status.state == "training"
+
+
 def test_whoever_comes_to_a_finished_session_is_told_once_the_parameters_are_here(room: Classroom) -> None:
     desk = Desk(room.recipe, room.welcome())
     spoil(desk)
