@@ -43,5 +43,5 @@ venv:
 
 clean:
 	rm -rf .venv build dist demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -rf jupyter_swarm/labextension_build labextension/lib labextension/node_modules labextension/tsconfig.tsbuildinfo
+	rm -rf jupyter_swarm/labextension_build labextension/lib labextension/node_modules
 	find jupyter_swarm tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ TOP = SOURCES.parent
 OUTPUT = TOP / "jupyter_swarm" / "labextension_build"
 BUILT = OUTPUT / NAME
 _STAMP = OUTPUT / "sources.sha256"
-_GENERATED = {"lib", "node_modules", "tutorials.json", "tsconfig.tsbuildinfo"}
+_GENERATED = {"lib", "node_modules", "tutorials.json"}
 _SUFFIXES = {".css", ".json", ".mjs", ".ts", ".tsx"}
 _OLDEST_NODE = (20, 19)
 

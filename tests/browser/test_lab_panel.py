@@ -391,7 +391,7 @@ async def test_two_notebooks_join_by_the_panel_and_are_two_peers(
     names = page.locator("#jupyter-swarm .swarm-peer .swarm-name")
     await expect(names).to_have_count(2)
     assert len(set(await names.all_inner_texts())) == 2
-    swarm.manager.runtime(session).steering.stop("the test")
+    await swarm.call("POST", f"sessions/{session}/actions", swarm.owner(), '{"action": "stop"}')
 
 
 async def test_a_session_that_somebody_else_deletes(swarm: Swarm, page: Page) -> None:
