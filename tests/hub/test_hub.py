@@ -121,7 +121,6 @@ def test_a_peer_outside_joins_by_the_invite_and_trains(hub: Hub, session: api.Se
 def test_forty_joins_from_one_address_all_succeed(hub: Hub, outside: None) -> None:
     found = rehearse(Recipe.from_source(PLAIN), 40, owner_url(hub), rounds=2)
     assert (found.joined, found.failures) == (40, ())
-    assert found.join_seconds < 10
     assert found.ok, found
 
 
@@ -174,7 +173,7 @@ def test_a_browser_watches_through_the_proxy(hub: Hub, session: api.Session) -> 
     async def first() -> Any:
         elsewhere: Any = "https://elsewhere.example"
         async with connect(url, subprotocols=["swarm.v1", secret], origin=elsewhere, proxy=None) as socket:  # type: ignore[list-item]
-            return json.loads(await asyncio.wait_for(socket.recv(), 20))
+            return json.loads(await asyncio.wait_for(socket.recv(), 60))
 
     assert session.id in json.dumps(asyncio.run(first()))
 

@@ -26,7 +26,7 @@ _LAST_PICTURE = """
 import threading
 for thread in threading.enumerate():
     if thread.name == "swarm-panel":
-        thread.join(20)
+        thread.join(60)
 """
 _SECRET = re.compile(r"(/swarm/(?:join|watch)/[\w-]+#)[\w-]+")
 
