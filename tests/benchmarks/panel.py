@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,8 @@ import httpx
 import psutil
 from playwright.sync_api import CDPSession, Page, sync_playwright
 
+from tests.browser.classroom import CALM, NAMES, browser_path, write_notebook
+
 from .crowd import ALL_IN
 from .harness import ROOT, Failed, Process, Server, server, wait_until, workplace
 from .reporting import Figures, main, table
@@ -36,11 +37,6 @@ LONGEST_MS = 100.0
 HEAP_BYTES = 5e6
 FLAT = 1e6
 """Bytes a minute by which a process may grow and be called flat."""
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 _START_SECONDS = 180.0
 _SETTLE_ROUNDS = 15
 _SLICE_SECONDS = 30.0
@@ -108,28 +104,11 @@ Span = tuple[float, float]
 """Start and duration, in ms of the page's clock."""
 
 
-def browser_path() -> str:
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if found is None:
-        raise Failed(f"There is no browser on the PATH: {', '.join(_BROWSERS)}.")
-    return found
-
-
 def notebook(folder: Path, peers: int) -> str:
     """Write the notebook that hosts the session; its path."""
     (folder / "crowd.py").write_text(RECIPE.format(batch=2 * peers), encoding="utf-8")
     source = f"%load_ext jupyter_swarm\n%swarm host crowd --recipe crowd.py --no-train capacity={peers + 10}"
-    cell: Figures = {
-        "cell_type": "code",
-        "id": "host",
-        "metadata": {},
-        "source": source,
-        "outputs": [],
-        "execution_count": None,
-    }
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    content = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [cell]}
-    (folder / "crowd.ipynb").write_text(json.dumps(content), encoding="utf-8")
+    write_notebook(folder / "crowd.ipynb", source)
     return "crowd.ipynb"
 
 
@@ -162,8 +141,11 @@ def kernel_of(here: Server) -> psutil.Process:
 @contextlib.contextmanager
 def opened(here: Server, path: str) -> Iterator[Page]:
     """JupyterLab with the notebook, in a browser."""
+    chromium = browser_path()
+    if chromium is None:
+        raise Failed(f"There is no browser on the PATH: {', '.join(NAMES)}.")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=browser_path(), args=_QUIET)
+        browser = driver.chromium.launch(executable_path=chromium, args=CALM)
         try:
             page = browser.new_page(viewport={"width": 1920, "height": 1080})
             page.set_default_timeout(1000 * _START_SECONDS)

@@ -14,8 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+import nbformat
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, WebError, expect, sync_playwright
 
 from tests.benchmarks.harness import Server
@@ -37,6 +37,13 @@ JOIN = "%load_ext jupyter_swarm\n%swarm join"
 def browser_path() -> str | None:
     """Where a browser is."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    """A notebook with these cells, of code in Python."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(notebook, path)
 
 
 class Classroom:
@@ -81,20 +88,7 @@ class Classroom:
 
     def writes(self, name: str, *cells: str) -> None:
         """A notebook with these cells."""
-        made: list[dict[str, Any]] = [
-            {
-                "cell_type": "code",
-                "id": f"cell-{n}",
-                "metadata": {},
-                "source": text,
-                "outputs": [],
-                "execution_count": None,
-            }
-            for n, text in enumerate(cells)
-        ]
-        python = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-        notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": python}, "cells": made}
-        (self.folder / name).write_text(json.dumps(notebook))
+        write_notebook(self.folder / name, *cells)
 
     def _context(self, width: int, height: int) -> BrowserContext:
         made = self._browser.new_context(

@@ -12,6 +12,7 @@ import pytest
 from playwright.async_api import Locator, Page
 from traitlets.config import Config
 
+from tests.coordinator.scripted import ScriptedPeer
 from tests.coordinator.server import Swarm
 
 TOP = Path(__file__).resolve().parents[2]
@@ -59,3 +60,8 @@ async def open_panel(swarm: Swarm, page: Page) -> Locator:
     await open_lab(swarm, page)
     await page.locator('.jp-SideBar [data-id="jupyter-swarm"]').click()
     return page.locator("#jupyter-swarm")
+
+
+async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
+    """A peer that trains when it is told to."""
+    return await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), name, device="cpu")

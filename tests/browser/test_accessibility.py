@@ -3,33 +3,25 @@ who listen are told."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
+import pytest
 from playwright.async_api import Locator, Page, expect
 
 from jupyter_swarm.coordinator.status import PeerStatus
 from jupyter_swarm.protocol.invites import parse_invite
-from tests.coordinator.scripted import ScriptedPeer
 from tests.coordinator.server import Swarm
 from tests.peer.classroom import PLAIN
+from tests.waiting import eventually
 
 from .axe import barriers
+from .classroom import write_notebook
 from .keyboard import listen, press, reach, said
-from .lab import jp_server_config, open_lab, open_panel, panel_folder
+from .lab import joined, jp_server_config, open_lab, open_panel, panel_folder
 
 __all__ = ["jp_server_config", "panel_folder"]
 
-
-async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
-    return await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), name, device="cpu")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.05)
+pytestmark = pytest.mark.timeout(300)  # JupyterLab, and in one a kernel that loads torch
 
 
 async def open_launcher(swarm: Swarm, page: Page) -> None:
@@ -143,7 +135,7 @@ async def test_a_session_is_run_by_the_keyboard_alone(swarm: Swarm, page: Page) 
     await expect(panel.get_by_role("button", name="Pause", exact=True)).to_be_focused()
     await press(page, panel.get_by_role("button", name="End"))
     await agree(page, "End")
-    await until(lambda: swarm.manager.runtime(session).status().state == "finished")
+    await eventually(lambda: swarm.manager.runtime(session).status().state == "finished")
     await expect(panel.get_by_role("combobox", name="Session to be shown")).to_be_focused()
 
 
@@ -159,10 +151,10 @@ async def test_peers_are_steered_and_the_focus_stays_while_rounds_go_on(swarm: S
 
     actions = panel.get_by_role("button", name="Actions for ann")
     await press(page, actions, "Enter", "ArrowDown", "Enter")
-    await until(lambda: peer().paused_by == "the instructor")
+    await eventually(lambda: peer().paused_by == "the instructor")
     await expect(actions).to_be_focused()
     await press(page, actions, "Enter", "r", "Enter")
-    await until(lambda: peer().paused_by == "")
+    await eventually(lambda: peer().paused_by == "")
     await press(page, panel.get_by_role("button", name="Actions for bob"), "Enter", "ArrowUp", "Enter")
     await agree(page, "Remove")
     await expect(panel.locator("summary", has_text="Peers")).to_be_focused()
@@ -176,9 +168,9 @@ async def test_peers_are_steered_and_the_focus_stays_while_rounds_go_on(swarm: S
     assert await focused.evaluate("one => one === document.activeElement")
     assert await said(page) == []
     await press(page, actions, "Enter", "g", "g", "Enter")
-    await until(lambda: peer().slowed == 0.5)
+    await eventually(lambda: peer().slowed == 0.5)
     await press(page, actions, "Enter", "h", "Enter")
-    await until(lambda: swarm.manager.runtime(session).status().peers[0].muted)
+    await eventually(lambda: swarm.manager.runtime(session).status().peers[0].muted)
     await expect(panel.get_by_text("The name of ann is hidden.")).to_be_visible()
     assert await focused.evaluate("one => one === document.activeElement")
     assert await said(page) == ["ann gets 50\u202f% of its work.", "The name of ann is hidden."]
@@ -193,9 +185,7 @@ async def test_nobody_is_kept_out_of_the_widgets(swarm: Swarm, page: Page, jp_ro
         "%swarm join",
         "checkpoint = session.checkpoint('before lunch')\nsession.pause()\nprint('all is shown')",
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, jp_root_dir / "class.ipynb")
+    write_notebook(jp_root_dir / "class.ipynb", *cells)
     await open_lab(swarm, page, "lab/tree/class.ipynb")
     await page.locator(".jp-Notebook .jp-Cell").first.click()
     await command(page, "run all cells")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +14,15 @@ from jupyter_swarm import host
 from jupyter_swarm.coordinator.status import PeerStatus
 from jupyter_swarm.peer.checkpoints import open_checkpoint
 from jupyter_swarm.protocol.invites import parse_invite
-from tests.coordinator.scripted import ScriptedPeer
 from tests.coordinator.server import Swarm
+from tests.waiting import eventually
 
-from .lab import jp_server_config, open_lab, open_panel, panel_folder
+from .classroom import write_notebook
+from .lab import joined, jp_server_config, open_lab, open_panel, panel_folder
 
 __all__ = ["jp_server_config", "panel_folder"]
 
+pytestmark = pytest.mark.timeout(300)  # JupyterLab, and in some a kernel that loads torch
 _DISABLED = re.compile(r"\blm-mod-disabled\b")
 
 SMALL = """
@@ -45,15 +45,6 @@ recipe = Recipe(
     strategy=EveryStep(target_batch=8), evaluate_every=0,
 )
 """
-
-
-async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
-    return await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), name, device="cpu")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.05)
 
 
 def tile(panel: Locator, name: str) -> Locator:
@@ -123,7 +114,7 @@ async def test_the_session_is_paused_and_ended(swarm: Swarm, page: Page) -> None
     assert status().state == "waiting"
     await panel.get_by_role("button", name="End").click()
     await page.get_by_role("dialog").get_by_role("button", name="End").click()
-    await until(lambda: status().state == "finished")
+    await eventually(lambda: status().state == "finished")
     await panel.get_by_role("button", name="Delete").click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     await expect(panel.locator(".swarm-reason")).to_have_text("This session was deleted.")
@@ -143,15 +134,15 @@ async def test_a_peer_is_steered_with_the_keyboard(swarm: Swarm, page: Page) -> 
             await page.keyboard.press(key)
 
     await choose("p", "Enter")
-    await until(lambda: peer().paused_by == "the instructor")
+    await eventually(lambda: peer().paused_by == "the instructor")
     await expect(panel.get_by_role("button", name="Actions for ann")).to_be_focused()
     await choose("r", "Enter")
-    await until(lambda: peer().paused_by == "")
+    await eventually(lambda: peer().paused_by == "")
     await choose("g", "g", "Enter")
-    await until(lambda: peer().slowed == 0.5)
+    await eventually(lambda: peer().slowed == 0.5)
     await expect(panel.locator(".swarm-peer .swarm-why")).to_contain_text("gets 50\u202f% of its work")
     await choose("h", "Enter")
-    await until(lambda: peer().muted)
+    await eventually(lambda: peer().muted)
     await expect(panel.locator(".swarm-peer .swarm-name")).not_to_have_text("ann")
 
 
@@ -221,7 +212,7 @@ async def test_nobody_is_followed_while_the_page_is_hidden(swarm: Swarm, page: P
     turn = "Object.defineProperty(document, 'hidden', {get: () => %s, configurable: true});"
     turn += "document.dispatchEvent(new Event('visibilitychange'))"
     await page.evaluate(turn % "true")
-    await until(lambda: not runtime._viewers)
+    await eventually(lambda: not runtime._viewers)
     await (await joined(swarm, session)).train(3)
     await page.evaluate(turn % "false")
     await expect(tile(panel, "of 9 rounds")).to_have_text("3")
@@ -295,17 +286,6 @@ async def choose_command(page: Page, name: str) -> None:
     item = page.locator(".lm-CommandPalette-item.lm-mod-active", has_text=name)
     await expect(item).not_to_have_class(_DISABLED)
     await page.keyboard.press("Enter")
-
-
-def write_notebook(path: Path, *sources: str) -> None:
-    cells = [
-        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": text}
-        for n, text in enumerate(sources)
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    path.write_text(
-        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells})
-    )
 
 
 async def test_an_invite_is_copied_by_a_command_and_the_same_again(swarm: Swarm, page: Page) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from jupyter_swarm.protocol.invites import new_secret
 from jupyter_swarm.store.rows import Metric
 from tests.coordinator.scripted import ScriptedPeer
 from tests.coordinator.server import Swarm
+from tests.waiting import eventually
 
 HOSTILE = "<img src=x onerror=document.title=1>"
 ROUNDS = 3000
@@ -46,11 +46,6 @@ async def points(page: Page, line: str) -> int:
     return len((await page.locator(f"#chart .line.{line}").get_attribute("points") or "").split())
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.05)
-
-
 def viewers(runtime: SessionRuntime) -> int:
     return len(runtime._viewers)
 
@@ -59,7 +54,7 @@ async def let_go(runtime: SessionRuntime) -> None:
     """Close the connections of those who watch, as for being too slow; it says nothing about the session."""
     for number in range(1000):
         runtime.publish("event", number=number)
-    await until(lambda: not viewers(runtime))
+    await eventually(lambda: not viewers(runtime))
 
 
 async def test_a_session_is_seen_as_it_goes(swarm: Swarm, page: Page) -> None:
@@ -95,12 +90,12 @@ async def test_a_session_that_is_over_is_shown_as_it_ended(swarm: Swarm, page: P
     session, peer = await trained(swarm, 4, rounds=4)
     runtime = swarm.manager.runtime(session)
     evaluating = asyncio.create_task(peer.train(5))
-    await until(lambda: runtime.status().state == "finished")
+    await eventually(lambda: runtime.status().state == "finished")
     evaluating.cancel()
     await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), "too late")
     for attached in runtime.members.peers():
         attached.connection.close("")
-    await until(lambda: not runtime.members.peers())
+    await eventually(lambda: not runtime.members.peers())
     await shows(swarm, session, "To be", "To be or not", round=4)
     link = await swarm.link(session, "viewer")
     await page.goto(link)
@@ -210,13 +205,13 @@ async def test_nobody_looks_at_a_hidden_page_and_it_asks_nothing(swarm: Swarm, p
     await page.goto(await swarm.link(session, "viewer"))
     await state_is(page, "training")
     runtime = swarm.manager.runtime(session)
-    await until(lambda: viewers(runtime) == 1)
+    await eventually(lambda: viewers(runtime) == 1)
     await page.evaluate(HIDE.format("true") + TURN)
-    await until(lambda: not viewers(runtime))
+    await eventually(lambda: not viewers(runtime))
     await peer.train(3)
     await page.evaluate(HIDE.format("false") + TURN)
     await expect(page.get_by_role("img")).to_have_attribute("aria-label", re.compile("in round 3"))
-    await until(lambda: viewers(runtime) == 1)
+    await eventually(lambda: viewers(runtime) == 1)
 
 
 async def test_where_web_sockets_do_not_get_through_the_page_asks_again_and_again(swarm: Swarm, page: Page) -> None:

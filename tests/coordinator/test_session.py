@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,10 @@ from jupyter_swarm.decisions.state import State
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.errors import StoreError
 from jupyter_swarm.shards.holder import Holder
+from tests.waiting import eventually
 
 from .scripted import ScriptedPeer
 from .server import Swarm, managed, open_session
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def reason(runtime: SessionRuntime) -> str:
@@ -43,7 +34,7 @@ async def test_an_error_in_background_work_pauses_the_session_with_the_reason(tm
     async with managed(tmp_path / "swarm") as manager:
         runtime = manager.runtime(await open_session(manager))
         runtime.spawn(breaks())
-        await until(lambda: runtime.status().state == "paused")
+        await eventually(lambda: runtime.status().state == "paused")
         assert "an error in it (RuntimeError: a wheel came off)" in reason(runtime)
         runtime.steering.resume("ann")
         assert runtime.status().state == "waiting"
@@ -58,7 +49,7 @@ async def test_a_refusal_of_the_disk_in_background_work_is_noted_and_no_more(tmp
         seen: list[dict[str, Any]] = []
         runtime.add_viewer(seen.append)
         runtime.spawn(refused())
-        await until(lambda: seen)
+        await eventually(lambda: seen)
         assert (seen[0]["level"], seen[0]["text"]) == ("error", "The disk is full.")
         assert runtime.status().state == "waiting"
 
@@ -94,7 +85,7 @@ async def test_an_error_in_the_thread_of_the_numbers_pauses_the_session(
         runtime = manager.runtime(await open_session(manager))
         monkeypatch.setattr(Holder, "revert", breaks)
         runtime.holding.own(m.Revert(1, 1, 1))
-        await until(lambda: "no such memory" in reason(runtime))
+        await eventually(lambda: "no such memory" in reason(runtime))
 
 
 async def test_shards_that_cannot_be_handed_over_are_handed_over_after_a_resume(
@@ -102,7 +93,7 @@ async def test_shards_that_cannot_be_handed_over_are_handed_over_after_a_resume(
 ) -> None:
     async with managed(tmp_path / "swarm") as manager:
         runtime = manager.runtime(await open_session(manager))
-        await until(lambda: runtime.state.phase == "open")
+        await eventually(lambda: runtime.state.phase == "open")
         adopt = Holder.adopt
 
         def refused(holder: Holder, message: m.Adopt) -> None:
@@ -110,10 +101,10 @@ async def test_shards_that_cannot_be_handed_over_are_handed_over_after_a_resume(
 
         monkeypatch.setattr(Holder, "adopt", refused)
         runtime.handle(MemberJoined("holder-1", "holder"))  # so that the shards are placed anew
-        await until(lambda: "The snapshot is damaged. A checksum is wrong." in reason(runtime))
+        await eventually(lambda: "The snapshot is damaged. A checksum is wrong." in reason(runtime))
         monkeypatch.setattr(Holder, "adopt", adopt)
         runtime.steering.resume("ann")
-        await until(lambda: runtime.state.phase == "open")
+        await eventually(lambda: runtime.state.phase == "open")
 
 
 async def test_effects_are_carried_out_in_the_order_of_the_decisions(
@@ -151,7 +142,7 @@ async def test_peers_keep_the_server_only_until_the_session_has_finished(swarm: 
         assert (runtime.last_activity == long_ago) is finished
         if not finished:
             await peer.train(2)
-            await until(lambda: runtime.status().state == "finished")
+            await eventually(lambda: runtime.status().state == "finished")
     assert runtime.members.peers()
 
 
@@ -159,7 +150,7 @@ async def test_that_the_session_has_finished_is_told_to_a_peer_when_it_has_the_l
     session = await swarm.open_session(facts={"held_out": 0}, evaluate_every=0, rounds=2)
     member = await swarm.member(session, "peer")
     await (await ScriptedPeer.join(swarm, session, member)).train(2)
-    await until(lambda: swarm.manager.runtime(session).status().state == "finished")
+    await eventually(lambda: swarm.manager.runtime(session).status().state == "finished")
     later = await ScriptedPeer.join(swarm, session, member)
     while not (isinstance(last := await later.hear(m.Status), m.Status) and last.state == "finished"):
         pass

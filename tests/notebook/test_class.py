@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,19 +15,13 @@ from jupyter_swarm.peer import api
 from jupyter_swarm.peer.client import Client
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.protocol.invites import Invite
+from tests.waiting import until
 
 from ..peer.classroom import PLAIN
 from ..peer.conftest import Server
 
 pytestmark = pytest.mark.usefixtures("kernel")
 _LONG = 10**6
-
-
-def until(condition: Callable[[], bool]) -> None:
-    last = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < last
-        time.sleep(0.02)
 
 
 def open_class(server: Server, train: bool = False) -> api.Session:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -11,6 +9,7 @@ import pytest
 
 from jupyter_swarm.peer.client import Client
 from tests import kernels
+from tests.waiting import until
 
 from .classroom import PLAIN
 from .conftest import Server
@@ -24,13 +23,7 @@ session = jupyter_swarm.host(jupyter_swarm.Recipe.from_source({PLAIN!r}), rounds
 """
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
+@pytest.mark.timeout(300)  # two kernels, of which one loads torch
 @pytest.mark.usefixtures("direct")
 def test_it_is_not_idle_before_it_is_paused(tmp_path: Path) -> None:
     server = Server(tmp_path)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,6 +19,7 @@ from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.rehearsal import rehearse
 from jupyter_swarm.peer.server_memory import process_of
 from jupyter_swarm.protocol.errors import LinkError, RecipeError, SettingError
+from tests.waiting import until
 
 from .classroom import NORMED, PLAIN, local
 from .conftest import Server
@@ -37,13 +36,6 @@ def sessions(server: Server) -> list[str]:
 
 def processes() -> set[int]:
     return {child.pid for child in psutil.Process().children() if "students" in " ".join(child.cmdline())}
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_every_strategy_of_a_recipe_is_rehearsed_and_nothing_is_left(server: Server) -> None:
@@ -122,15 +114,18 @@ def test_a_kernel_that_is_killed_leaves_nothing_behind(server: Server, tmp_path:
         f"from jupyter_swarm import Recipe, rehearse\n"
         f"rehearse(Recipe.from_source({PLAIN!r}), peers=2, server={server.url!r}, rounds=10**6)\n"
     )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as kernel:
-        owner = Client.of_owner(server.url)
-        eventually(lambda: len(sessions(server)) > len(before))
-        session = (set(sessions(server)) - set(before)).pop()
-        eventually(lambda: owner.describe(session)["status"]["version"] > 0)
-        students = psutil.Process(kernel.pid).children()
-        kernel.kill()
-    eventually(lambda: sessions(server) == before)
-    assert not psutil.wait_procs(students, 20)[1]
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL) as kernel:
+        try:
+            owner = Client.of_owner(server.url)
+            until(lambda: len(sessions(server)) > len(before))
+            session = (set(sessions(server)) - set(before)).pop()
+            until(lambda: owner.describe(session)["status"]["version"] > 0)
+            students = psutil.Process(kernel.pid).children()
+        finally:
+            kernel.kill()
+    until(lambda: sessions(server) == before)
+    assert students
+    assert not psutil.wait_procs(students, 60)[1]
 
 
 def test_a_server_that_dies_is_a_finding(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.tunnel import Tunnel
 from jupyter_swarm.protocol.errors import LinkError, SettingError
 from jupyter_swarm.protocol.invites import Invite, parse_invite
+from tests.waiting import until
 
 from .classroom import PLAIN
 from .conftest import Server
@@ -33,6 +33,18 @@ def closed() -> Iterator[None]:
     for tunnel in tunnels._open.values():
         tunnel.close()
     tunnels._open.clear()
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds that a tunnel has begin when its command has said something, however busy the machine is."""
+    wait = Tunnel._wait
+
+    def later(tunnel: Tunnel, seconds: float) -> None:
+        until(lambda: bool(tunnel._said))
+        wait(tunnel, seconds)
+
+    monkeypatch.setattr(Tunnel, "_wait", later)
 
 
 def running(folder: Path) -> list[psutil.Process]:
@@ -77,10 +89,7 @@ def test_it_ends_with_the_process_that_opened_it_however_that_went(server: Serve
         assert said.readline().startswith(b"http://127.0.0.1:")
         assert len(running(tmp_path)) == 1
         kernel.kill()
-    until = time.monotonic() + 20
-    while running(tmp_path) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not running(tmp_path)
+    until(lambda: not running(tmp_path))
 
 
 def test_a_command_that_is_not_there(server: Server) -> None:
@@ -109,6 +118,7 @@ def test_of_two_ways_in_the_encrypted_one_is_taken(
     assert Tunnel.open(command(tmp_path, code), f"http://127.0.0.1:{server.port}").url == "https://fox.example"
 
 
+@pytest.mark.usefixtures("patience")
 def test_the_address_that_it_leads_to_is_no_way_in(server: Server, tmp_path: Path) -> None:
     base = f"http://127.0.0.1:{server.port}"
     code = f"import time; print('{base} http://localhost:{server.port}', flush=True); time.sleep(600)"
@@ -133,9 +143,7 @@ def test_what_the_command_has_started_ends_with_it_even_against_its_will(server:
     time.sleep(600)
     """
     tunnel = Tunnel(command(tmp_path, code), f"http://127.0.0.1:{server.port}")
-    until = time.monotonic() + 30
-    while "failed" not in tunnel._said and time.monotonic() < until:
-        time.sleep(0.05)
+    until(lambda: "failed" in tunnel._said)
     assert len(running(tmp_path)) == 2
     tunnel.close()
     assert not running(tmp_path)
@@ -148,6 +156,7 @@ def test_a_command_that_ends_is_quoted(server: Server, tmp_path: Path) -> None:
     assert "failed to sign in" in caught.value.why
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_command_that_names_no_way_in(server: Server, tmp_path: Path) -> None:
     base = f"http://127.0.0.1:{server.port}"
     silent = "import time; print('please wait', flush=True); time.sleep(600)"
@@ -160,6 +169,7 @@ def test_a_command_that_names_no_way_in(server: Server, tmp_path: Path) -> None:
     assert not running(tmp_path)
 
 
+@pytest.mark.usefixtures("patience")
 def test_the_servers_path_is_part_of_the_address(server: Server, tmp_path: Path) -> None:
     # Nothing of this server's is under that path, so the address is not the right one.
     with pytest.raises(LinkError, match=r"Behind .*/user/ann this server"):
