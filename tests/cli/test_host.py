@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -39,7 +40,11 @@ def test_the_link_leads_through_the_tunnel_which_ends_with_the_command(
 ) -> None:
     line = command("host", str(recipe), "--server", served.url, "--tunnel", tunnel_command(tmp_path, TUNNEL))
     environment = environment | {"JUPYTER_SWARM_TOKEN": served.token, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(line, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with (
+        subprocess.Popen(line, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
         assert process.stdout is not None
         said = ""
         while "until this command ends" not in said:
@@ -53,7 +58,7 @@ def test_the_link_leads_through_the_tunnel_which_ends_with_the_command(
         assert Client.of_member(invite).describe(invite.session)["your_role"] == "peer"
         assert not invite.server.endswith(served.url.rpartition(":")[2])
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(60) == 130
     assert len(family) == 2
     assert all(map(gone, family))
 
