@@ -112,7 +112,7 @@ def test_a_recipe_whose_sampler_fails_trains_on_without(record: Record) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_the_class_sees_what_the_hosts_model_writes_and_not_what_a_students_does(server: Server) -> None:
+def test_the_class_sees_what_the_hosts_model_writes(server: Server) -> None:
     hosted = api.host(Recipe.from_source(SAMPLING), rounds=10**6, server=server.url, preflight=False)
     pause = threading.Event()
 
