@@ -152,7 +152,7 @@ def test_ctrl_c_leaves(served: Served, run: Run, recipe: Path, environment: dict
     try:
         assert wait_until(lambda: joined(served, session_of(link)) == ["Ada"], 30)
         peer.send_signal(signal.SIGINT)
-        printed, _ = peer.communicate(timeout=20)
+        printed, _ = peer.communicate(timeout=60)
     finally:
         peer.kill()
     assert peer.returncode == 0
@@ -179,8 +179,8 @@ def test_a_peer_ends_with_its_parent(
         try:
             assert wait_until(lambda: len(joined(served, session_of(link))) == 1, 30)
             parent.kill()
-            assert wait_until(lambda: gone(peer), 10)
+            assert wait_until(lambda: gone(peer), 60)
         finally:
             if not gone(peer):
                 peer.kill()
-    assert wait_until(lambda: joined(served, session_of(link)) == [], 5)
+    assert wait_until(lambda: joined(served, session_of(link)) == [], 60)

@@ -44,7 +44,7 @@ def test_everything_ends_when_the_starter_is_killed(tmp_path: Path) -> None:
     starter.kill()
     starter.communicate()
     assert len(family) == 2
-    assert wait_until(lambda: all(map(gone, [*family, *watcher])), 10)
+    assert wait_until(lambda: all(map(gone, [*family, *watcher])), 60)
     assert not folder.exists()
 
 
@@ -55,9 +55,9 @@ def test_on_request_everything_ends_and_the_folder_stays(tmp_path: Path) -> None
     )  # fmt: skip
     assert watcher.stdout is not None
     family = [psutil.Process(int(text)) for text in watcher.stdout.readline().split()]
-    watcher.communicate("stop\n", timeout=10)
+    watcher.communicate("stop\n", timeout=60)
     assert watcher.returncode == 0
-    assert wait_until(lambda: all(map(gone, family)), 10)
+    assert wait_until(lambda: all(map(gone, family)), 60)
     assert tmp_path.exists()
 
 
@@ -66,4 +66,4 @@ def test_the_exit_code_is_that_of_the_command() -> None:
         [*WATCH, "--", sys.executable, "-c", "raise SystemExit(7)"],
         stdin=subprocess.PIPE,
     ) as watcher:
-        assert watcher.wait(20) == 7
+        assert watcher.wait(60) == 7

@@ -75,7 +75,7 @@ def test_tensors_tensor_datasets_and_map_style_datasets_give_the_same_batches() 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_loaders_workers_read_the_samples_of_a_batch_at_once() -> None:
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=60)
 
     class Slow(Squares):
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
