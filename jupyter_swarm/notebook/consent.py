@@ -3,6 +3,8 @@ before it runs, which is the widget's form of `input()`."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ from . import html
 from .frontend import Display
 from .machine import device_text
 from .panel import Panel
-from .parts import Said, apart, button, error_text, labelled, put, row, view_of
+from .parts import Said, apart, button, error_text, labelled, put, row, too_soon, view_of
 
 _WARNING = "It runs in this kernel, with all your rights: your files, your network. Nothing has run yet."
 _AGAIN = "Shown while this kernel runs; run the cell again to be asked again."
@@ -43,6 +45,7 @@ class JoinCard:
         self.display = display or Display()
         self._join, self._look, self._device = join, look, device
         self.text, self.facts = widgets.HTML(), widgets.HTML()
+        self._changed = -math.inf
         self._ask_for(offer)
         self.said = Said()
         self.said(_WARNING)
@@ -68,6 +71,8 @@ class JoinCard:
         )
 
     def _agree(self) -> None:
+        if too_soon(self._changed):
+            return
         self._wait(True)
         self.said("Building the model, loading the data, connecting …")
         try:
@@ -96,6 +101,7 @@ class JoinCard:
             return
         if offer.sha256 != self.offer.sha256:
             self._ask_for(offer)
+            self._changed = time.monotonic()
             self.said("The session's recipe is another one now. Nothing has run; read it again before you agree.")
 
     def _decline(self) -> None:

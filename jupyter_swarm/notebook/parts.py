@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,8 @@ from .frontend import in_colab
 VIEW = "application/vnd.jupyter.widget-view+json"
 WORK = "swarm-work"
 """The name of the threads that do what a button asked for."""
+READING_SECONDS = 0.8
+"""What is answered sooner than this was not read."""
 
 
 def view_of(widget: Any) -> dict[str, Any]:
@@ -35,6 +39,12 @@ def button(text: str, icon: str, tooltip: str, pressed: Callable[[], object], st
     return made
 
 
+def too_soon(asked: float) -> bool:
+    """Whether a press now is no answer to what is asked since `asked` (seconds of `time.monotonic`): the second half of
+    a double click, or one that has waited with the first for a kernel that was busy."""
+    return time.monotonic() - asked < READING_SECONDS
+
+
 class AskingButton(widgets.Button):  # type: ignore[misc]
     """A button for what cannot be taken back: the first press asks, the second does it.
 
@@ -46,6 +56,7 @@ class AskingButton(widgets.Button):  # type: ignore[misc]
     ) -> None:
         super().__init__(description=text, icon=icon, tooltip=tooltip, layout=widgets.Layout(width="auto"))
         self._text, self._question, self._act = text, question, act
+        self._asked = -math.inf
         self.on_click(lambda _: self._pressed())
 
     def forget(self) -> None:
@@ -56,6 +67,9 @@ class AskingButton(widgets.Button):  # type: ignore[misc]
         question = self._question()
         if question and self.description != question:
             self.description, self.button_style = question, "danger"
+            self._asked = time.monotonic()
+            return
+        if question and too_soon(self._asked):
             return
         self.forget()
         self._act()

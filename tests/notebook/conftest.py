@@ -8,7 +8,15 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from jupyter_swarm.notebook import parts
+
 from ..peer.conftest import kernel, own_server, server  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test needs no time to read what it is asked."""
+    monkeypatch.setattr(parts, "READING_SECONDS", 0.0)
 
 
 @pytest.fixture

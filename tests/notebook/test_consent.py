@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from jupyter_swarm.notebook import parts
 from jupyter_swarm.notebook.consent import JoinCard, LinkField
 from jupyter_swarm.notebook.frontend import Display
 from jupyter_swarm.notebook.machine import device_text
@@ -68,7 +69,7 @@ def test_a_join_that_fails_says_why_and_may_be_tried_again(error: BaseException,
     assert not card.yes.disabled
 
 
-def test_a_recipe_that_has_changed_since_it_was_read_is_asked_for_again() -> None:
+def test_a_recipe_that_has_changed_since_it_was_read_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     other = msgspec.structs.replace(OFFER, source="import os\n")
     agreed: list[str] = []
 
@@ -79,10 +80,14 @@ def test_a_recipe_that_has_changed_since_it_was_read_is_asked_for_again() -> Non
         raise LinkError("enough")
 
     card = JoinCard(OFFER, join, lambda: other)
+    monkeypatch.setattr(parts, "READING_SECONDS", 3600.0)
     card.yes.click()
+    card.yes.click()
+    assert agreed == [OFFER.sha256], "a double click is no yes to what nobody has read"
     assert "read it again" in card.said.box.value
     assert "import torch" not in card.text.value
     assert other.sha256 in card.facts.value
+    monkeypatch.setattr(parts, "READING_SECONDS", 0.0)
     card.yes.click()
     assert agreed == [OFFER.sha256, other.sha256]
     assert "enough" in card.said.box.value

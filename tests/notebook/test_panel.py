@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from jupyter_swarm.notebook import html
+from jupyter_swarm.notebook import html, parts
 from jupyter_swarm.notebook.panel import Panel
 from jupyter_swarm.notebook.parts import VIEW
 from jupyter_swarm.peer.record import Status
@@ -59,6 +59,18 @@ def test_buttons_do_and_say_what_went_wrong(session: Session) -> None:
     panel.leave.click()
     panel.refresh()
     assert "The server is gone." in panel.said.box.value
+
+
+def test_a_double_click_asks_and_does_not_answer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = Panel(session)  # type: ignore[arg-type]
+    monkeypatch.setattr(parts, "READING_SECONDS", 3600.0)
+    panel.end.click()
+    panel.end.click()
+    assert session.done == []
+    assert panel.end.description == "Really end it for everybody?"
+    monkeypatch.setattr(parts, "READING_SECONDS", 0.0)
+    panel.end.click()
+    assert session.done == ["stop"]
 
 
 def test_a_server_that_does_not_answer_is_said_and_the_panel_goes_on(session: Session) -> None:
