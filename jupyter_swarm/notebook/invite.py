@@ -7,6 +7,7 @@ begins without the link, and shows it when asked.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -34,6 +35,8 @@ class InviteCard:
         self.issued: dict[str, Any] = {}
         self._url = url
         self._shown = not saves_widgets()
+        # A panel's thread refreshes while a button makes another invite.
+        self._lock = threading.RLock()
         self.said = Said()
         self.link, self.qr, self.facts = widgets.HTML(layout=_grows()), widgets.HTML(), widgets.HTML()
         self.role = labelled(widgets.Dropdown, "They", "16em", options=_ROLES)
@@ -62,25 +65,29 @@ class InviteCard:
 
     def issue(self, role: str = "peer", expires: float = 0.0) -> None:
         """Make an invite and show it. expires: seconds from now; 0: the server's default."""
-        self.issued = self.session.issue(role, expires, url=self._url)  # type: ignore[arg-type]
-        self._render()
-        self.refresh()
+        with self._lock:
+            self.issued = self.session.issue(role, expires, url=self._url)  # type: ignore[arg-type]
+            self._render()
+            self.refresh()
 
     def refresh(self) -> None:
         """Show which invites are valid now, and whether anybody has come from outside. Raises what the server
         answers."""
-        valid = [one for one in self.session.invites() if _lets_in(one)]
-        choices(self.listed, [(_described(one), one["number"]) for one in valid])
-        show(self.listed, bool(valid))
-        show(self.revoke, bool(valid))
-        if self.issued.get("link") and self.issued["number"] not in [one["number"] for one in valid]:
-            self._forget("The invite that was shown here lets nobody in any more.")
-        self.issued = {**self.issued, "outside": self.session.outside}
-        put(self.facts, self._facts())
+        with self._lock:
+            valid = [one for one in self.session.invites() if _lets_in(one)]
+            outside = self.session.outside
+            choices(self.listed, [(_described(one), one["number"]) for one in valid])
+            show(self.listed, bool(valid))
+            show(self.revoke, bool(valid))
+            if self.issued.get("link") and self.issued["number"] not in [one["number"] for one in valid]:
+                self._forget("The invite that was shown here lets nobody in any more.")
+            self.issued = {**self.issued, "outside": outside}
+            put(self.facts, self._facts())
 
     def close(self) -> None:
         """The session is over: forget the link."""
-        self._forget("")
+        with self._lock:
+            self._forget("")
         show(self.box, False)
         over = f"The invites to {self.session.id} are over, as it is."
         # Widgets that no kernel serves any more would be an error in a notebook that is opened again.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 
 from jupyter_swarm import __version__
@@ -98,6 +101,24 @@ def test_a_revoked_invite_is_shown_no_more(session: Session, card: InviteCard) -
     assert secret not in state(card)
     assert "Invite 1 is revoked" in card.said.box.value
     assert card.listed.options == ()
+
+
+def test_an_invite_that_is_made_while_a_panel_looks_stays_shown(session: Session, card: InviteCard) -> None:
+    pressing = threading.Thread(target=card.new.click, daemon=True)
+
+    def invites() -> list[dict[str, Any]]:
+        before = list(session.made)
+        if not pressing.ident:
+            pressing.start()
+            pressing.join(1)
+        return before
+
+    session.invites = invites  # type: ignore[method-assign]
+    card.refresh()
+    pressing.join(20)
+    assert card.issued["number"] == 2
+    assert card.issued["link"] in card.link.value
+    assert [number for _, number in card.listed.options] == [1, 2]
 
 
 def test_a_used_up_invite_is_not_among_the_valid(session: Session, card: InviteCard) -> None:
