@@ -91,11 +91,14 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
     recipe = _recipe_with(arguments.recipe or notebook.recipe or "digits", values)
     if options := values.keys() & _OPTIONS:
         raise SettingError(f"{min(options)} is not a setting.", todo="See %swarm host -h for the options.")
+    chosen = [f"--{option}" for option in ("url", "tunnel", "rehearse") if getattr(arguments, option) not in ("", None)]
+    if len(chosen) > 1:
+        raise SettingError(f"{' and '.join(chosen)} exclude each other.", todo="Choose one of them.")
     if arguments.rehearse is not None:
         values.pop("rounds", None)  # it ends by itself
         return rehearse(recipe, arguments.rehearse, arguments.server, **values)
-    tunnel = Tunnel.open(arguments.tunnel, Client.of_owner(arguments.server).server) if arguments.tunnel else None
     start = open_checkpoint(arguments.start) if arguments.start else None
+    tunnel = Tunnel.open(arguments.tunnel, Client.of_owner(arguments.server).server) if arguments.tunnel else None
     session = api.host(
         recipe,
         name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,9 +75,10 @@ def asks_by_widget() -> bool:
 
 
 def ask_link(name: str) -> tuple[str, str]:
-    """The link, and a name unless there is one, where only `input()` can ask. Raises `InviteError`."""
+    """The link, and a name unless there is one, where no widget can ask. Raises `InviteError`."""
     try:
-        link = input("Invite link: ")
+        # What `input()` is told stands in the saved notebook, and the link is a secret.
+        link = getpass.getpass("Invite link (what you paste is not shown): ")
         return link, name or input("Your name: ")
     except (EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise InviteError("Nobody could be asked for the invite link.", str(error), "Pass it: join LINK") from None

@@ -214,6 +214,21 @@ def test_host_rehearses_with_the_settings_and_opens_nothing(said: Said, monkeypa
     assert "peers is not a setting" in said("%swarm host --rehearse 30 peers=3")
 
 
+def test_a_link_is_asked_for_so_that_no_output_has_it(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("the secret would be in the output"))
+    monkeypatch.setattr("getpass.getpass", lambda _: "LINK")
+    monkeypatch.setattr(api, "join", lambda *given, **_: calls.append(given))
+    said("%swarm join --name Ann")
+    assert calls == [("LINK", "Ann")]
+
+
+def test_where_others_come_in_is_said_in_one_way(said: Said) -> None:
+    both = said("%swarm host --url http://there --tunnel 'tunnel {port}'")
+    assert "--url and --tunnel exclude each other" in both
+    assert "Choose one" in both
+
+
 @pytest.mark.usefixtures("kernel")
 def test_a_tunnel_that_cannot_be_opened_is_said_before_a_session_is(said: Said, server: Server) -> None:
     line = f"%swarm host --recipe digits --server {server.url} --tunnel"
