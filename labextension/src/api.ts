@@ -18,11 +18,19 @@ export interface IPeer {
   readonly speed: number;
   /** Of all samples that were accepted, from 0 to 1. */
   readonly share: number;
-  readonly muted?: boolean;
+  /** Others do not see its own name, and neither does `name` tell it. */
+  readonly muted: boolean;
   /** Who paused it, '' if nobody did. */
-  readonly paused_by?: string;
-  /** The share of its work that it is held to, 0 or 1 if it is not. */
-  readonly slowed?: number;
+  readonly paused_by: string;
+  /** The share of its work that it is held to, 0 if it is not. */
+  readonly slowed: number;
+}
+
+/** What the model of version `round` has made of `prompt`, with which `text` may begin. */
+export interface ISample {
+  readonly prompt: string;
+  readonly text: string;
+  readonly round: number;
 }
 
 export interface IStatus {
@@ -33,12 +41,12 @@ export interface IStatus {
   readonly version: number;
   /** The session ends after so many; 0: when somebody stops it. */
   readonly rounds: number;
-  readonly samples_done: number;
   readonly peers: readonly IPeer[];
   /** Null where a number is not finite. */
   readonly metrics: Readonly<Record<string, number | null>>;
   readonly strategy: string;
   readonly next_strategy: { readonly round: number; readonly strategy: string } | null;
+  readonly sample: ISample | null;
 }
 
 export interface ISession {
@@ -47,12 +55,15 @@ export interface ISession {
   readonly state: string;
   readonly created: number;
   readonly ended: number | null;
+  /** Why it has ended, '' if it has not. */
+  readonly ending: string;
+  readonly sample: ISample | null;
   /** Null unless the session lives on this server. */
   readonly status: IStatus | null;
   /** Why it could not be taken up after a restart. */
   readonly problem: string;
   /** Whether anybody has connected from another machine. */
-  readonly outside?: boolean;
+  readonly outside: boolean;
 }
 
 export interface IInvite {
@@ -67,8 +78,7 @@ export interface IInvite {
 
 export interface INewInvite extends IInvite {
   readonly link: string;
-  readonly reach?: 'machine' | 'network' | 'internet';
-  readonly outside?: boolean;
+  readonly reach: 'machine' | 'network' | 'internet';
 }
 
 export interface IFile {
@@ -157,10 +167,19 @@ export class SwarmApi {
     await this._json('POST', `sessions/${session}/actions`, { action });
   }
 
-  /** share: for 'slow', of the work that the peer's speed would give it. */
-  async actOnPeer(session: string, peer: string, action: PeerAction, share?: number): Promise<void> {
+  /** share: for 'slow', of the work that the peer's speed would give it. Returns what the action does not do, if there is
+   * something to know. */
+  async actOnPeer(session: string, peer: string, action: PeerAction, share?: number): Promise<string> {
     const body = share === undefined ? { action } : { action, share };
-    await this._json('POST', `sessions/${session}/peers/${encodeURIComponent(peer)}/actions`, body);
+    const path = `sessions/${session}/peers/${encodeURIComponent(peer)}/actions`;
+    return (await this._json<{ note: string }>('POST', path, body)).note;
+  }
+
+  /** The name of a peer that is muted, for whoever may steer; '' if it is not. */
+  async hiddenName(session: string, peer: string): Promise<string> {
+    type Members = { members: { member: string; hidden_name: string }[] };
+    const { members } = await this._json<Members>('GET', `sessions/${session}/peers`);
+    return members.find(one => one.member === peer)?.hidden_name ?? '';
   }
 
   /** One page of the metrics of versions after `after`, of all members together. */

@@ -53,7 +53,7 @@ export function addCommands({ app, model, notebooks, trans, show, showLarge }: I
 
   add(CommandIDs.show, trans.__('Show Sessions'), trans.__('Sessions of this server: peers, curves, invites'), show);
   if (showLarge) {
-    add(CommandIDs.large, trans.__('Show Session Large'), trans.__('In the main area, for a beamer'), showLarge);
+    add(CommandIDs.large, trans.__('Show Session Large'), trans.__('In the main area, for a projector'), showLarge);
   }
   add(
     CommandIDs.create,
@@ -85,7 +85,7 @@ export function addCommands({ app, model, notebooks, trans, show, showLarge }: I
     async () => {
       const invite = await model.inviteFor(model.chosen!.session, 'peer');
       if (await copy(invite.link, trans)) {
-        const said = `${trans.__('The link is copied.')} ${reachOf(invite, trans)}`;
+        const said = `${trans.__('The link is copied.')} ${reachOf(invite, !!model.chosen?.view?.outside, trans)}`;
         // Without a time it would be shown to those only who look for it.
         Notification.success(said, { autoClose: SHOWN });
       }

@@ -70,6 +70,9 @@ export class Curves {
   }
 }
 
+/** Of so many versions before the last one that is known values may still come: an evaluation goes on in later rounds. */
+export const LATE = 10;
+
 export const HELD_OUT = 'held_out_';
 
 /** The first index whose value is not below `value`. */

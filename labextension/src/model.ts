@@ -18,7 +18,7 @@ import {
   type SwarmApi,
   SwarmError
 } from './api.js';
-import { Curves } from './curves.js';
+import { Curves, LATE } from './curves.js';
 import { type Connection, Live } from './live.js';
 
 const LIST_SECONDS = 10;
@@ -324,8 +324,7 @@ export class SwarmModel implements IDisposable {
       curves.take(metrics);
       this._emit();
       if (next === null) {
-        // A held-out value of the last version may come after its loss.
-        curves.known = Math.max(-1, curves.known - 1);
+        curves.known = Math.max(-1, curves.known - LATE);
         return;
       }
     }

@@ -13,14 +13,14 @@ export const Invites = React.memo(function Invites(props: {
   session: string;
   list: readonly IInvite[];
   open: boolean;
+  outside: boolean;
   context: IContext;
 }): JSX.Element {
-  const { session, list, open, context } = props;
+  const { session, list, open, outside, context } = props;
   const { model, trans, act, say } = context;
   const [role, setRole] = React.useState<Role>('peer');
   const [label, setLabel] = React.useState('');
   const [made, setMade] = React.useState<INewInvite | null>(null);
-  React.useEffect(() => setMade(null), [session]);
   const make = (event: React.FormEvent): void => {
     event.preventDefault();
     act(async () => {
@@ -65,7 +65,9 @@ export const Invites = React.memo(function Invites(props: {
           </button>
         </form>
       ) : null}
-      {made && usable.some(invite => invite.number === made.number) ? <Made invite={made} context={context} /> : null}
+      {made && usable.some(invite => invite.number === made.number) ? (
+        <Made invite={made} outside={outside} context={context} />
+      ) : null}
       <ul className="swarm-list" aria-label={trans.__('Invites')}>
         {[...usable].reverse().map(invite => (
           <Invite key={invite.number} invite={invite} session={session} context={context} />
@@ -77,7 +79,8 @@ export const Invites = React.memo(function Invites(props: {
 });
 
 /** The link in full, to be selected where nothing may be copied. */
-function Made({ invite, context }: { invite: INewInvite; context: IContext }): JSX.Element {
+function Made(props: { invite: INewInvite; outside: boolean; context: IContext }): JSX.Element {
+  const { invite, outside, context } = props;
   const { trans } = context;
   return (
     <div className="swarm-made">
@@ -89,7 +92,7 @@ function Made({ invite, context }: { invite: INewInvite; context: IContext }): J
         onFocus={event => event.target.select()}
       />
       <Button kind="accept" text={trans.__('Copy')} pressed={() => copyLink(invite, context)} />
-      <p className="swarm-why">{reachOf(invite, trans)}</p>
+      <p className="swarm-why">{reachOf(invite, outside, trans)}</p>
     </div>
   );
 }
@@ -106,7 +109,7 @@ function Invite({ invite, session, context }: { invite: IInvite; session: string
         await model.readInvites();
       }
     });
-  const uses = trans.__('%1 of %2 uses', invite.uses, invite.capacity);
+  const uses = trans._n('%2 of %1 use', '%2 of %1 uses', invite.capacity, invite.uses);
   return (
     <li className="swarm-item">
       <span className="swarm-name">{name}</span>
@@ -145,9 +148,9 @@ function roleWord(role: string, trans: TranslationBundle): string {
   return words[role] ?? role;
 }
 
-/** From where the link works, as far as the server can tell. */
-export function reachOf(invite: INewInvite, trans: TranslationBundle): string {
-  if (invite.outside) {
+/** From where the link works, as far as the server can tell. outside: whether anybody has come from another machine. */
+export function reachOf(invite: INewInvite, outside: boolean, trans: TranslationBundle): string {
+  if (outside) {
     return trans.__('Somebody on another machine has come in already.');
   }
   switch (invite.reach) {

@@ -5,7 +5,7 @@ import * as React from 'react';
 import type { IPeer, PeerAction } from './api.js';
 import { percent, speed } from './format.js';
 import { type IContext } from './panel-parts.js';
-import { agreed } from './panel-status.js';
+import { agreed, stateWord } from './panel-status.js';
 import { isSlowed, openPeerMenu } from './peer-menu.js';
 
 /** More are found by their names. */
@@ -56,17 +56,24 @@ const Peer = React.memo(
     const { trans } = context;
     const name = nameOf(peer);
     const notes = [
-      isSlowed(peer) ? trans.__('gets %1 of its work', percent(peer.slowed!)) : '',
+      isSlowed(peer) ? trans.__('gets %1 of its work', percent(peer.slowed)) : '',
       peer.muted ? trans.__('name hidden') : ''
     ].filter(Boolean);
-    const open = (event: React.MouseEvent<HTMLButtonElement>): void =>
-      openPeerMenu(peer, event.currentTarget, (action, share) => actOn(peer, session, context, action, share), trans);
+    const open = ({ currentTarget }: React.MouseEvent<HTMLButtonElement>): void => {
+      const show = (hidden: string): void =>
+        openPeerMenu(peer, hidden, currentTarget, (...wanted) => actOn(peer, session, context, ...wanted), trans);
+      if (peer.muted) {
+        void context.model.api.hiddenName(session, peer.id).then(show, () => show(''));
+      } else {
+        show('');
+      }
+    };
     return (
       <li className="swarm-peer">
         <span className="swarm-name">{name}</span>
         <span className="swarm-state" data-state={stateOf(peer)}>
           <span className="swarm-dot" aria-hidden="true" />
-          <strong>{peer.state}</strong>
+          <strong>{stateWord(peer.state, trans)}</strong>
         </span>
         <button
           type="button"
@@ -115,22 +122,21 @@ function actOn(peer: IPeer, session: string, context: IContext, action: PeerActi
   const name = nameOf(peer);
   act(async () => {
     const body = trans.__(
-      'Its connection is closed, and it cannot come back by itself. What it has contributed stays.'
+      'Its connection is closed, and its kernel is not let in again. What it has contributed stays.'
     );
     if (action === 'remove' && !(await agreed(trans.__('Remove %1?', name), body, trans.__('Remove'), trans))) {
       return;
     }
-    await model.api.actOnPeer(session, peer.id, action, share);
+    const note = await model.api.actOnPeer(session, peer.id, action, share);
     await model.readStatus();
-    say(
-      {
-        pause: trans.__('%1 is paused.', name),
-        resume: trans.__('%1 goes on.', name),
-        slow: trans.__('%1 gets %2 of its work.', name, percent(share ?? 1)),
-        mute: trans.__('The name of %1 is hidden.', name),
-        unmute: trans.__('The name of %1 is shown.', name),
-        remove: trans.__('%1 was removed.', name)
-      }[action]
-    );
+    const done = {
+      pause: trans.__('%1 is paused.', name),
+      resume: trans.__('%1 goes on.', name),
+      slow: trans.__('%1 gets %2 of its work.', name, percent(share ?? 1)),
+      mute: trans.__('The name of %1 is hidden.', name),
+      unmute: trans.__('The name of %1 is shown.', name),
+      remove: trans.__('%1 was removed.', name)
+    }[action];
+    say([done, note].filter(Boolean).join(' '));
   });
 }

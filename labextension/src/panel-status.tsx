@@ -4,7 +4,7 @@ import { Dialog, showDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
-import type { IStatus, SessionAction, SessionState } from './api.js';
+import type { IStatus, SessionAction } from './api.js';
 import { metric } from './format.js';
 import { type IChosen, isRunning } from './model.js';
 import { Button, type IContext } from './panel-parts.js';
@@ -12,27 +12,34 @@ import { short } from './ticks.js';
 
 const MOST = 3;
 
-export function stateWord(state: SessionState, trans: TranslationBundle): string {
-  return {
+/** What a session or a peer does. */
+export function stateWord(state: string, trans: TranslationBundle): string {
+  const words: Record<string, string> = {
+    running: trans.__('running'),
     waiting: trans.__('waiting'),
     training: trans.__('training'),
     paused: trans.__('paused'),
-    finished: trans.__('finished')
-  }[state];
+    finished: trans.__('finished'),
+    joining: trans.__('joining'),
+    receiving: trans.__('receiving'),
+    contributing: trans.__('contributing'),
+    uploading: trans.__('uploading')
+  };
+  return words[state] ?? state;
 }
 
 export function Status({ chosen, context }: { chosen: IChosen; context: IContext }): JSX.Element {
   const { trans } = context;
   const { status, view } = chosen;
-  const stored = view?.state === 'finished' ? trans.__('finished') : (view?.state ?? '');
+  const state = status?.state ?? view?.state ?? '';
   return (
     <section className="swarm-status" aria-label={trans.__('Session')}>
       <h2>
         {view?.name ?? chosen.session} <span className="swarm-quiet">{chosen.session}</span>
       </h2>
-      <p className="swarm-state" data-state={status?.state ?? view?.state}>
+      <p className="swarm-state" data-state={state}>
         <span className="swarm-dot" aria-hidden="true" />
-        <strong>{status ? stateWord(status.state, trans) : stored}</strong>
+        <strong>{stateWord(state, trans)}</strong>
         <Connected chosen={chosen} context={context} />
       </p>
       <p className="swarm-reason">{reasonOf(chosen, trans)}</p>
@@ -52,7 +59,7 @@ function reasonOf({ gone, view, status }: IChosen, trans: TranslationBundle): st
   }
   if (!status) {
     return view && !isRunning(view)
-      ? trans.__('The session has ended; its curve and checkpoints are kept.')
+      ? trans.__('The session has ended (%1); its curve and checkpoints are kept.', view.ending || trans.__('finished'))
       : trans.__('The server is reading what is stored of this session.');
   }
   const reason = status.reason.replace(new RegExp(`^${status.state}: `), '');
@@ -80,7 +87,7 @@ function Progress({ status, trans }: { status: IStatus; trans: TranslationBundle
   if (!status.rounds) {
     return null;
   }
-  const label = trans.__('%1 of %2 rounds', status.version, status.rounds);
+  const label = trans._n('%2 of %1 round', '%2 of %1 rounds', status.rounds, status.version);
   return (
     <progress className="swarm-progress" value={status.version} max={status.rounds} aria-label={label}>
       {label}
@@ -93,7 +100,10 @@ function Tiles({ status, trans }: { status: IStatus; trans: TranslationBundle })
   const heldOut = Object.entries(status.metrics).filter(([name]) => name.startsWith('held_out_'));
   const metrics = status.metrics.loss === undefined ? heldOut : [['loss', status.metrics.loss] as const, ...heldOut];
   const tiles: [string, string][] = [
-    [status.rounds ? trans.__('of %1 rounds', status.rounds) : trans.__('rounds'), String(status.version)],
+    [
+      status.rounds ? trans._n('of %1 round', 'of %1 rounds', status.rounds) : trans.__('rounds'),
+      String(status.version)
+    ],
     ...metrics.slice(0, MOST).map(([name, value]): [string, string] => [metric(name, trans), short(value)]),
     [trans.__('peers'), String(status.peers.length)],
     [trans.__('samples/s'), speed ? short(speed) : '–']

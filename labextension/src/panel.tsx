@@ -1,4 +1,4 @@
-// The panel as a whole: in the sidebar, or, for the beamer, in the main area.
+// The panel as a whole: in the sidebar, or, for a projector, in the main area.
 
 import type { IThemeManager } from '@jupyterlab/apputils';
 import { ReactWidget } from '@jupyterlab/ui-components';
@@ -17,6 +17,7 @@ import { Invites } from './panel-invites.js';
 import { Log } from './panel-log.js';
 import { Button, type IContext, Section, useModel } from './panel-parts.js';
 import { Peers } from './panel-peers.js';
+import { Sample } from './panel-sample.js';
 import { Status, stateWord } from './panel-status.js';
 import { swarmIcon } from './icons.js';
 
@@ -141,6 +142,7 @@ function One({ chosen, context, theme }: { chosen: IChosen; context: IContext; t
   const { session, invites, checkpoints, events } = chosen;
   const peers = (!chosen.gone && chosen.status?.peers) || NOBODY;
   const running = !chosen.gone && !!chosen.view && isRunning(chosen.view);
+  const sample = chosen.status?.sample ?? chosen.view?.sample;
   return (
     <div className="swarm-one" key={session}>
       <div className="swarm-column">
@@ -148,13 +150,18 @@ function One({ chosen, context, theme }: { chosen: IChosen; context: IContext; t
         <Section title={trans.__('Curves')}>
           <Chart curves={chosen.curves} revision={chosen.curves.revision} trans={trans} theme={theme} />
         </Section>
+        {sample ? (
+          <Section title={trans.__('The model writes')}>
+            <Sample sample={sample} trans={trans} />
+          </Section>
+        ) : null}
       </div>
       <div className="swarm-column">
         <Section title={trans.__('Peers')} count={peers.length}>
           <Peers session={session} peers={peers} context={context} />
         </Section>
         <Section title={trans.__('Invites')} open={running}>
-          <Invites session={session} list={invites} open={running} context={context} />
+          <Invites session={session} list={invites} open={running} outside={!!chosen.view?.outside} context={context} />
         </Section>
         <Section title={trans.__('Checkpoints')} count={checkpoints.length}>
           <Checkpoints session={session} list={checkpoints} canSave={canSave(chosen)} context={context} />
@@ -181,7 +188,7 @@ function Head({ context, large }: { context: IContext; large: boolean }): JSX.El
           {model.chosen?.gone ? <option value={model.chosen.session}>{model.chosen.session}</option> : null}
           {model.sessions.map(({ session, name, state, status }) => (
             <option key={session} value={session}>
-              {`${name} · ${session} · ${status ? stateWord(status.state, trans) : state}`}
+              {`${name} · ${session} · ${stateWord(status?.state ?? state, trans)}`}
             </option>
           ))}
         </select>

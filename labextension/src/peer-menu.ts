@@ -11,11 +11,18 @@ const SHARES = [0.75, 0.5, 0.25, 0.1];
 export type OnPeer = (action: PeerAction, share?: number) => void;
 
 export function isSlowed(peer: IPeer): boolean {
-  return !!peer.slowed && peer.slowed < 1;
+  return peer.slowed > 0;
 }
 
-/** Open the menu below `button`, which gets the focus back. */
-export function openPeerMenu(peer: IPeer, button: HTMLElement, act: OnPeer, trans: TranslationBundle): void {
+/** Open the menu below `button`, which gets the focus back. hidden: the name of a peer that is muted: it is told here
+ * only, for the panel may be on the wall. */
+export function openPeerMenu(
+  peer: IPeer,
+  hidden: string,
+  button: HTMLElement,
+  act: OnPeer,
+  trans: TranslationBundle
+): void {
   const commands = new CommandRegistry();
   const menu = new MenuSvg({ commands });
   // Neither submenus nor separators: screen readers are not told what they are.
@@ -23,7 +30,7 @@ export function openPeerMenu(peer: IPeer, button: HTMLElement, act: OnPeer, tran
     commands.addCommand(id, { label, execute, isToggled: () => isToggled });
     menu.addItem({ command: id });
   };
-  // Who has paused itself goes on when it likes.
+  // Whoever has paused itself goes on when it likes.
   if (peer.paused_by && peer.paused_by !== 'itself') {
     add('resume', trans.__('Resume'), () => act('resume'));
   } else {
@@ -37,7 +44,8 @@ export function openPeerMenu(peer: IPeer, button: HTMLElement, act: OnPeer, tran
     add('slow-1', trans.__('Give it all its work'), () => act('slow', 1));
   }
   if (peer.muted) {
-    add('unmute', trans.__('Show its name'), () => act('unmute'));
+    const label = hidden ? trans.__('Show its name: %1', hidden) : trans.__('Show its name');
+    add('unmute', label, () => act('unmute'));
   } else {
     add('mute', trans.__('Hide its name'), () => act('mute'));
   }

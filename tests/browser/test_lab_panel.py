@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -143,7 +144,18 @@ async def test_a_peer_is_steered_with_the_keyboard(swarm: Swarm, page: Page) -> 
     await expect(panel.locator(".swarm-peer .swarm-why")).to_contain_text("gets 50\u202f% of its work")
     await choose("h", "Enter")
     await eventually(lambda: peer().muted)
-    await expect(panel.locator(".swarm-peer .swarm-name")).not_to_have_text("ann")
+    await expect(panel.locator(".swarm-peer .swarm-name")).to_have_text("peer 1")
+    await panel.get_by_role("button", name="Actions for peer 1").click()
+    await expect(page.get_by_text("Show its name: ann")).to_be_visible()
+
+
+async def test_what_the_model_writes_is_read_in_the_panel(swarm: Swarm, page: Page) -> None:
+    session = await swarm.open_session(rounds=9)
+    panel = await open_panel(swarm, page)
+    body = json.dumps({"prompt": "To be", "text": "To be <b>or</b> not", "round": 3})
+    swarm.json(await swarm.call("POST", f"sessions/{session}/sample", swarm.kernel(), body), 201)
+    text = panel.get_by_role("region", name="What the model writes")
+    await expect(text).to_have_text("To be <b>or</b> not")
 
 
 async def test_an_invite_is_made_copied_and_revoked(swarm: Swarm, page: Page) -> None:
