@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,11 @@ def test_what_the_panel_is_built_from_counts(tmp_path: Path, changed: str) -> No
 @pytest.mark.parametrize("check", [["eslint", "."], ["prettier", "--check", "."]], ids=["eslint", "prettier"])
 def test_the_sources_are_in_order(check: list[str]) -> None:
     command = TOP / "node_modules" / ".bin" / check[0]
-    if not command.exists():
+    if not command.exists() and not os.environ.get("CI"):
         pytest.skip("The panel has not been built here, and its tools are not installed.")
-    said = subprocess.run([command, *check[1:]], cwd=TOP, capture_output=True, text=True, check=False)
+    # The node that building it has brought, if it was not there.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    said = subprocess.run(
+        [command, *check[1:]], cwd=TOP, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
     assert said.returncode == 0, said.stdout + said.stderr
