@@ -4,10 +4,7 @@
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 
 const folder = new URL('../tutorials/', import.meta.url);
-const alone = text =>
-  text
-    .replace(/^!\[[^\]]*\]\([^)]*\)\n?/gm, '')
-    .replace(/\[([^\]]*)\]\((?!https?:)[^)]*\)/g, '$1');
+const alone = text => text.replace(/^!\[[^\]]*\]\([^)]*\)\n?/gm, '').replace(/\[([^\]]*)\]\((?!https?:)[^)]*\)/g, '$1');
 const tutorials = readdirSync(folder)
   .filter(file => file.endsWith('.ipynb'))
   .sort()
