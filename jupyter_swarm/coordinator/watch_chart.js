@@ -110,5 +110,5 @@ const chart = (() => {
       svg.append(make("circle", { class: "dot training", cx: atX(piece.x), cy: atY(piece.mean), r: 0.28 * em }));
   }
 
-  return { draw, thin };
+  return { draw };
 })();

@@ -143,7 +143,7 @@
 
   /** Say what is wrong, and try again unless nothing would change; a class does not come back all at once. */
   function fail(problem) {
-    const mine = stop();
+    stop();
     const { word, reason, final, seconds } =
       problem instanceof Problem ? problem : new Problem("no connection", `This page failed: ${problem}.`);
     if (!known || final) view.bare(true);
@@ -151,7 +151,7 @@
     const when = fresh.toLocaleTimeString([], { timeStyle: "short" });
     view.note(known && !final ? `What is shown below is of ${when}.` : "");
     view.retry(true);
-    if (final || mine !== turn) return;
+    if (final) return;
     later(connect, Math.max(seconds * 1000, wait * (0.5 + Math.random())));
     wait = Math.min(2 * wait, LONGEST_WAIT);
   }

@@ -13,8 +13,9 @@ const view = (() => {
   const others = new Map(); // name of a held-out metric -> latest value
   const moved = new Map(); // peer -> bytes: {before: of connections that it has lost, now}
   let version = null;
+  let latest = -1; // the last version whose loss is known
   let commits = []; // the last ones: {time, samples, bytes}
-  let shown = { word: "", name: "", samples: 0, took: "" };
+  const shown = { word: "", name: "", took: "" };
   let drawing = 0;
 
   const count = (value) => value.toLocaleString("en", { maximumFractionDigits: 0 });
@@ -232,10 +233,10 @@ const view = (() => {
 
   // --- what the model writes
 
-  function sample(shown) {
-    part("sample").hidden = !shown;
-    if (!shown) return;
-    const { prompt, text, round } = shown;
+  function sample(one) {
+    part("sample").hidden = !one;
+    if (!one) return;
+    const { prompt, text, round } = one;
     const goesOn = text.startsWith(prompt);
     put(part("prompt"), prompt && (goesOn ? prompt : `${prompt}\n`));
     put(part("text"), goesOn && prompt ? text.slice(prompt.length) : text.replace(/^\n+/, ""));
@@ -248,8 +249,10 @@ const view = (() => {
   /** A mean of the session at a version; null is no number. */
   function metric({ version, name, mean }) {
     if (mean === null) return;
-    if (name === "loss") training.set(version, mean);
-    else if (name === "held_out_loss") heldOut.set(version, mean);
+    if (name === "loss") {
+      training.set(version, mean);
+      latest = Math.max(latest, version);
+    } else if (name === "held_out_loss") heldOut.set(version, mean);
     others.set(name, mean);
   }
 
@@ -300,7 +303,7 @@ const view = (() => {
 
   return {
     state, note, bare, described, status, before, metric, draw, tookPart, retry,
-    latest: () => Math.max(-1, ...training.keys()),
+    latest: () => latest,
     hasPeers: () => part("peer-rows").children.length > 0,
   };
 })();
