@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from ..peer.consent import WARNING
 from ..peer.offer import Offer
 from ..peer.source import readable
 from ..protocol.errors import SwarmError
@@ -20,7 +21,6 @@ from .machine import device_text
 from .panel import Panel
 from .parts import Said, apart, button, error_text, labelled, put, row, too_soon, view_of
 
-_WARNING = "It runs in this kernel, with all your rights: your files, your network. Nothing has run yet."
 _AGAIN = "Shown while this kernel runs; run the cell again to be asked again."
 _HINT = {"text/html": html.quiet(_AGAIN), "text/plain": _AGAIN}
 
@@ -48,7 +48,7 @@ class JoinCard:
         self._changed = -math.inf
         self._ask_for(offer)
         self.said = Said()
-        self.said(_WARNING)
+        self.said(WARNING)
         self.name = name_field(name)
         self.yes = button("Agree and join", "check", "Run this recipe here and train", self._agree, "primary")
         self.no = button("Decline", "times", "Do not run it", self._decline)
@@ -66,7 +66,7 @@ class JoinCard:
         """Display the card, once."""
         self.display.show(
             {"text/html": html.heading(self.heading), "text/plain": self.heading},
-            {"text/plain": f"{readable(self.offer.source)}\n{_WARNING}", **view_of(self.box)},
+            {"text/plain": f"{readable(self.offer.source)}\n{WARNING}", **view_of(self.box)},
             _HINT,
         )
 

@@ -32,7 +32,7 @@ from .trying import Try
 PanelTheme = Literal["auto", "light", "dark"]
 _SECONDS = 1.0
 _DRAWING, _LISTS, _KEPT = 2, 4, 30
-"""At each look of so many: what is drawn and listed is asked of the server, by the panels of the whole class."""
+"""One look of so many draws the curve, asks for the lists, keeps a picture: a whole class's panels ask one server."""
 _DRAWING_SHARE = 0.2
 """Of the time at most so much goes into drawing, whatever a picture costs on this machine."""
 _WIDTH, _HEIGHT = 760, 560

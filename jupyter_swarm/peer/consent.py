@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from ..protocol.errors import RecipeError
 from .source import hash_source, readable
 
+WARNING = "It runs in this kernel, with all your rights: your files, your network. Nothing has run yet."
 MIN_PREFIX = 16
 """Digits of a hash. For fewer, another text that begins alike could be found."""
 _WIDTH = 78
@@ -28,7 +29,7 @@ def agree_to(source: str, title: str, agree: str | None = None, facts: Iterable[
     print(f"{' SHA-256 ' + sha256[:16] + '… ':=^{_WIDTH}}")
     for name, value in facts:
         print(f"{name}: {readable(value)}")
-    print("It runs in this kernel, with all your rights: your files, your network. Nothing has run yet.")
+    print(WARNING)
     try:
         answer = input("Run this recipe here? [yes/no] ")
     except (EOFError, RuntimeError, NotImplementedError) as error:

@@ -136,7 +136,6 @@ class StandIn(Computer):
         self.worker = cast(Worker, self._ready)
         self._say: Callable[[str], None] = lambda text: None
         self._sample_seconds = 0.0
-        self._strategies: dict[int, str] = {}
 
     @property
     def say(self) -> Callable[[str], None]:
