@@ -23,14 +23,13 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from statistics import median
 
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import KernelManager
 from packaging.requirements import Requirement
 
 from jupyter_swarm import host, load_recipe
 from jupyter_swarm.notebook.invite import colab_cell
 
 from .colab import COLAB, CONSTRAINTS, Environment
+from .frontend import Cell, kernel
 from .harness import Failed, Server, server, workplace
 from .reporting import Figures, main, table
 
@@ -58,31 +57,20 @@ def timed(python: str, folder: Path, cell: str) -> dict[str, float]:
     )  # fmt: skip
     if made.returncode:
         raise Failed(made.stderr[-1000:])
-    specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "jupyter" / "kernels")])
-    manager = KernelManager(kernel_name="first-step", kernel_spec_manager=specs)
     own = {"JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    manager.start_kernel(cwd=str(folder), env={**os.environ, **own})
-    client = manager.blocking_client()
     marks: dict[str, float] = {}
-    said: list[str] = []
-    try:
-        client.start_channels()
-        client.wait_for_ready(timeout=60)
+    with kernel("first-step", folder, folder, {**os.environ, **own}) as front:
         start = time.perf_counter()
 
-        def hear(message: dict) -> None:  # type: ignore[type-arg]
-            content = message["content"]
-            said.append(content.get("text") or "\n".join(content.get("traceback", [])))
+        def ends(running: Cell) -> bool:
             for stage in _STAGES:
-                if f"MARK {stage}" in said[-1]:
+                if stage not in marks and f"MARK {stage}" in running.text:
                     marks[stage] = time.perf_counter() - start
+            return running.done
 
-        reply = client.execute_interactive(cell, timeout=_LONGEST, output_hook=hear)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-    if reply["content"]["status"] != "ok" or set(marks) != set(_STAGES):
-        raise Failed(f"The cell did not come to its end:\n{''.join(said)[-2000:]}")
+        said = front.run(cell, _LONGEST, until=ends).text
+    if set(marks) != set(_STAGES):
+        raise Failed(f"The cell did not come to its end:\n{said[-2000:]}")
     return marks
 
 
