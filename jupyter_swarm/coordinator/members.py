@@ -19,7 +19,7 @@ from .refusals import Removed
 
 _TEXT = 1000
 """So many characters of a text that a member sends are shown and kept."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _M = TypeVar("_M", bound=Message)
 
 Feed = Literal["none", "catching up", "live"]
@@ -113,7 +113,8 @@ class Members:
 
 def readable(message: _M) -> _M:
     """A member's message with texts that can be shown: names, devices and reasons get into logs, onto terminals and
-    onto everybody's screens, so they are of bounded length and have no control characters."""
+    onto everybody's screens, so they are of bounded length, without control characters and without those that turn
+    around what is written behind them."""
     texts = {name: text for name in message.__struct_fields__ if isinstance(text := getattr(message, name), str)}
     cleaned = {name: _CONTROL.sub(" ", text[:_TEXT]) for name, text in texts.items()}
     return message if cleaned == texts else msgspec.structs.replace(message, **cleaned)

@@ -168,7 +168,11 @@ async def test_numbers_of_somebody_who_has_not_joined_are_not_looked_at(swarm: S
 async def test_what_a_member_says_of_itself_moves_no_cursor_and_fills_no_screen(swarm: Swarm) -> None:
     session = await swarm.open_session()
     welcome = await greeted(
-        swarm, session, await swarm.member(session, "peer"), name="\x1b[2J\nann\x00", device="cpu\r" + "x" * 100_000
+        swarm,
+        session,
+        await swarm.member(session, "peer"),
+        name="\x1b[2J\nann\x00\u202e",
+        device="cpu\r" + "x" * 100_000,
     )
     assert isinstance(welcome, Welcome)
     assert welcome.name == "[2J ann"
