@@ -3,7 +3,7 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 
-export type SessionState = 'waiting' | 'training' | 'paused' | 'finished';
+type SessionState = 'waiting' | 'training' | 'paused' | 'finished';
 export type Role = 'peer' | 'viewer' | 'instructor';
 export type SessionAction = 'pause' | 'resume' | 'stop';
 export type PeerAction = 'pause' | 'resume' | 'slow' | 'mute' | 'unmute' | 'remove';

@@ -21,7 +21,7 @@ export function readLink(text: string): { link: string } | { fault: Fault } {
 }
 
 /** A word of a magic's line: nothing in it ends the quotes, or is taken for a variable. */
-export function quoted(text: string): string {
+function quoted(text: string): string {
   const plain = text
     .replace(/["{}$\p{Cc}]/gu, ' ')
     .replace(/^[\s-]+/, '')
@@ -30,7 +30,7 @@ export function quoted(text: string): string {
   return /^[\w.-]+$/.test(plain) ? plain : `"${plain}"`;
 }
 
-export const LOAD = '%load_ext jupyter_swarm';
+const LOAD = '%load_ext jupyter_swarm';
 
 export function hostCell(name: string, recipe: string, rounds: number): string {
   return `${LOAD}\n%swarm host ${quoted(name)} --recipe ${recipe} --rounds ${rounds}`;

@@ -2,6 +2,7 @@
 
 import type { JupyterFrontEnd } from '@jupyterlab/application';
 import { type INotebookTracker, NotebookActions, NotebookPanel } from '@jupyterlab/notebook';
+import { ServerConnection } from '@jupyterlab/services';
 
 /** Raises what the contents and the kernels of the server raise. */
 export class Notebooks {
@@ -51,7 +52,11 @@ export class Notebooks {
     const { contents } = this._app.serviceManager;
     try {
       await contents.get(path, { content: false });
-    } catch {
+    } catch (error) {
+      // Whatever else goes wrong, there may be one that somebody has changed.
+      if (!(error instanceof ServerConnection.ResponseError) || error.response.status !== 404) {
+        throw error;
+      }
       const folder = path.split('/').slice(0, -1).join('/');
       if (folder) {
         await contents.save(folder, { type: 'directory' });
