@@ -208,6 +208,14 @@ class _Rehearsing:
         if advance:
             self._client.change_strategy(self._session, rule)
         seen: list[Advanced] = []
+        try:
+            self._watch_rounds(rule, seen, line)
+        finally:
+            if len(seen) > 1:  # also of a phase that is interrupted, or stops: how far it came
+                phases = (*self._found.phases, self._phase(rule, seen))
+                self._found = msgspec.structs.replace(self._found, phases=phases)
+
+    def _watch_rounds(self, rule: RoundRule, seen: list[Advanced], line: Line) -> None:
         until = time.monotonic() + _ROUND_SECONDS
         while len(seen) <= self._rounds:
             report = self._students.next(until - time.monotonic(), f"a round of {rule.strategy} is done")
@@ -220,7 +228,6 @@ class _Rehearsing:
                 self._memory.students = report.memory
                 line.show(self._phase(rule, seen).line(self._memory.peak) if len(seen) > 1 else f"{rule.strategy} …")
                 self._ask()
-        self._found = msgspec.structs.replace(self._found, phases=(*self._found.phases, self._phase(rule, seen)))
 
     def _ask(self) -> None:
         """Whether the server has time for others meanwhile."""

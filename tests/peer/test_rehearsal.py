@@ -92,7 +92,7 @@ def test_whoever_is_put_out_while_others_join_does_not_take_their_place(
     assert found.failures[0] == "It fell behind."
 
 
-def test_an_interrupt_leaves_nothing_behind(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_nothing_behind_but_what_was_found(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     before, shown = sessions(server), []
 
     def show(line: Line, text: str) -> None:
@@ -103,6 +103,7 @@ def test_an_interrupt_leaves_nothing_behind(server: Server, monkeypatch: pytest.
     monkeypatch.setattr(Line, "show", show)
     found = rehearse(Recipe.from_source(PLAIN), peers=2, server=server.url, rounds=50)
     assert found.problems == ("It was interrupted.",)
+    assert [phase.rounds for phase in found.phases] == [1], "what was measured by then is told"
     assert "2 of 2 simulated students have joined …" in shown
     assert sessions(server) == before
     assert not processes()
