@@ -204,7 +204,7 @@ const view = (() => {
 
   const whyOf = (peer) => {
     const most = peer.state === "waiting" && peer.waited_for ? `, so far mostly because of ${peer.waited_for}` : "";
-    return peer.reason ? ` ${peer.reason}${most}` : "";
+    return peer.reason ? ` ${reasonOf(peer)}${most}` : "";
   };
 
   function rowOf() {

@@ -18,7 +18,7 @@ from pygments.token import Comment, Keyword, Name, Number, String
 from ..peer.checkpoints import Checkpoint
 from ..peer.comparing import Comparison
 from ..peer.progress import bytes_text
-from ..peer.record import Status
+from ..peer.record import Status, in_words
 
 _LINE = "var(--jp-border-color2, rgba(128, 128, 128, .5))"
 _BOX = f"border:1px solid {_LINE};border-radius:4px;padding:.6em .9em;box-sizing:border-box"
@@ -145,7 +145,7 @@ def peers(found: Iterable[Mapping[str, Any]], scrolls: bool = True) -> str:
             f"{peer['speed']:,.3g}" if peer["speed"] < 1000 else f"{peer['speed']:,.0f}",
             f"{100 * peer['share']:.0f} %",
             f"{(peer['bytes_sent'] + peer['bytes_received']) / 1e6:,.1f}",
-            ", ".join([": ".join(filter(None, (str(peer["state"]), str(peer["reason"])))), *_steered(peer)]),
+            ", ".join([in_words(str(peer["state"]), str(peer["reason"])), *_steered(peer)]),
         )
         for peer in found
     ]

@@ -19,6 +19,13 @@ def speed_text(samples_per_second: float, predictions: int) -> str:
     return f"{speed:,.{0 if speed >= 10 else 2}f} {'tokens' if predictions > 1 else 'samples'}/s"
 
 
+def in_words(state: str, reason: str) -> str:
+    """State and reason in one phrase: many reasons begin with the state."""
+    if not reason or reason.startswith(state):
+        return reason or state
+    return f"{state}: {reason}"
+
+
 class Status(msgspec.Struct, frozen=True):
     """What is going on, for people; `state` is for programs. `reason` says why nothing moves when nothing does.
 
@@ -44,10 +51,8 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def doing(self) -> str:
-        """State and reason in one phrase: many reasons begin with the state."""
-        if not self.reason or self.reason.startswith(self.state):
-            return self.reason or self.state
-        return f"{self.state}: {self.reason}"
+        """State and reason in one phrase."""
+        return in_words(self.state, self.reason)
 
     def line(self) -> str:
         """All of it that matters in one line."""
