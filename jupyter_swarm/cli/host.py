@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import os
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ..protocol.errors import SettingError
+from ..protocol.errors import SettingError, SwarmError
 
 TOKEN_VARIABLE = "JUPYTER_SWARM_TOKEN"
 
@@ -89,9 +90,16 @@ def _rehearse(chosen: argparse.Namespace, server: str) -> int:
 
 def _host(chosen: argparse.Namespace, server: str, url: str) -> None:
     from ..peer import api
+    from ..peer.client import Client
 
     session = api.host(chosen.recipe, chosen.name, rounds=chosen.rounds, train=False, server=server)
-    link = session.issue("peer", chosen.hours * 3600, chosen.capacity, url=url)["link"]
+    try:
+        link = session.issue("peer", chosen.hours * 3600, chosen.capacity, url=url)["link"]
+    except SwarmError:
+        # A session that nobody can be invited to would only be in the way of the next try.
+        with contextlib.suppress(SwarmError):
+            Client.of_owner(server).delete(session.id)
+        raise
     print(f"Session {session.id} is open. To join it, in a terminal:\n")
     print(f"    jupyter swarm peer '{link}'\n")
     print("or in a notebook:\n")

@@ -70,6 +70,16 @@ def test_one_way_in_is_enough_and_a_rehearsal_needs_none(run: Run, recipe: Path,
     assert "not allowed with" in done.stderr
 
 
+@pytest.mark.parametrize("wrong", [["--url", "there"], ["--hours", "99999"]])
+def test_a_link_that_cannot_be_made_leaves_no_session(run: Run, served: Served, recipe: Path, wrong: list[str]) -> None:
+    before = sessions(served)
+    done = run("host", str(recipe), "--server", served.url, *wrong, JUPYTER_SWARM_TOKEN=served.token)
+    assert done.returncode == 2, done.stdout
+    assert "What to do" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sessions(served) == before
+
+
 def test_nobody_rehearses_nothing(run: Run, recipe: Path) -> None:
     done = run("host", str(recipe), "--server", "http://localhost:1", "--rehearse", "0", JUPYTER_SWARM_TOKEN="x")
     assert done.returncode == 2
