@@ -19,6 +19,7 @@ from ..peer.rehearsal import rehearse
 from ..peer.source import with_constants
 from ..peer.steering import ALIASES
 from ..peer.tunnel import Tunnel
+from ..protocol.addresses import base_of
 from ..protocol.errors import SettingError, SwarmError
 from . import views
 from .frontend import has_widgets
@@ -94,6 +95,8 @@ def host(notebook: Notebook, arguments: Namespace) -> Any:
     chosen = [f"--{option}" for option in ("url", "tunnel", "rehearse") if getattr(arguments, option) not in ("", None)]
     if len(chosen) > 1:
         raise SettingError(f"{' and '.join(chosen)} exclude each other.", todo="Choose one of them.")
+    if arguments.url:
+        base_of(arguments.url)  # before there is a session that nobody could be invited to
     if arguments.rehearse is not None:
         values.pop("rounds", None)  # it ends by itself
         return rehearse(recipe, arguments.rehearse, arguments.server, **values)

@@ -39,6 +39,7 @@ def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
         ("host --recipe no_such", "no recipe called 'no_such'"),
         ("host bard --recipe digits --rounds 3 HELD_OUTS=30", "HELD_OUT"),
         ("host bard --recipe digits SPEED=3 --rounds 3", "HELD_OUT"),
+        ("host --url nonsense", "not the address of a server"),
         ("host train=False", "train is not a setting"),
         ("host cs101 --ruonds 3", "Did you mean --rounds?"),
         ("join https://example.org", "not an invite link"),
