@@ -11,9 +11,11 @@ export class Notebooks {
     private readonly _tracker: INotebookTracker | null
   ) {}
 
-  /** Put a cell below the active one of the notebook in use, or into a new notebook in `folder` if none is. */
+  /** Put a cell below the active one of the notebook in front, or into a new notebook in `folder` if there is none. */
   async insert(source: string, run: boolean, folder = ''): Promise<void> {
-    const panel = this._tracker?.currentWidget;
+    const used = this._tracker?.currentWidget;
+    // On a page that was loaded again the one that was used last may lie behind the one that is seen.
+    const panel = used?.isVisible ? used : (this._tracker?.find(one => one.isVisible) ?? used);
     if (!panel) {
       return this.create(source, run, folder);
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Locator, Page, WebSocketRoute, expect
+from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from jupyter_swarm import host
 from jupyter_swarm.coordinator.status import PeerStatus
@@ -284,28 +285,33 @@ async def test_the_colours_follow_the_theme(swarm: Swarm, page: Page, tmp_path: 
     await page.wait_for_function(drawn)
 
 
-async def find_command(page: Page, name: str) -> None:
+async def find_command(page: Page, name: str, disabled: bool = False) -> None:
+    """Look for it in the palette until it is there, and can be chosen or cannot."""
     field = page.locator("#modal-command-palette input")
-    while not await field.is_visible():  # shortcuts come a little after the page
-        await page.keyboard.press("Control+Shift+C")
-        await page.wait_for_timeout(500)
-    await field.fill(name)
+    one = ".lm-CommandPalette-item" if disabled else ".lm-CommandPalette-item.lm-mod-active"
+    item = page.locator(one, has_text=name)
+    while True:
+        if not await field.is_visible():  # shortcuts come a little after the page
+            await page.keyboard.press("Control+Shift+C")
+        try:
+            await field.fill(name, timeout=1000)
+            found = expect(item)
+            await (found.to_have_class if disabled else found.not_to_have_class)(_DISABLED, timeout=3000)
+            return
+        except (PlaywrightTimeout, AssertionError):  # what is still loading has taken the focus: the palette is closed
+            continue
 
 
 async def choose_command(page: Page, name: str) -> None:
     """From the palette, with the keyboard."""
     await find_command(page, name)
-    item = page.locator(".lm-CommandPalette-item.lm-mod-active", has_text=name)
-    await expect(item).not_to_have_class(_DISABLED)
     await page.keyboard.press("Enter")
 
 
 async def test_an_invite_is_copied_by_a_command_and_the_same_again(swarm: Swarm, page: Page) -> None:
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     panel = await open_panel(swarm, page)
-    await find_command(page, "Copy an Invite")
-    item = page.locator(".lm-CommandPalette-item", has_text="Copy an Invite")
-    await expect(item).to_have_class(_DISABLED)
+    await find_command(page, "Copy an Invite", disabled=True)
     await page.keyboard.press("Escape")
     session = await swarm.open_session()
     await expect(panel.locator("h2")).to_contain_text("CS 101")
@@ -372,8 +378,11 @@ async def test_two_notebooks_join_by_the_panel_and_are_two_peers(
     for name in ("one", "two"):
         write_notebook(jp_root_dir / f"{name}.ipynb", "")
         await open_lab(swarm, page, f"lab/tree/{name}.ipynb")
-        cell = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell").first
-        await expect(cell).to_be_visible()
+        # The page shows what was open before, until what it was asked for is there.
+        await expect(page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current")).to_contain_text(name)
+        front = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+        await front.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+        cell = front.locator(".jp-Cell").first
         await choose_command(page, "Join a Session")
         await page.get_by_role("dialog").get_by_role("textbox").fill(f" “{link}” ")
         await page.get_by_role("dialog").get_by_role("button", name="Join").click()
@@ -382,7 +391,7 @@ async def test_two_notebooks_join_by_the_panel_and_are_two_peers(
     await page.locator('.jp-SideBar [data-id="jupyter-swarm"]').click()
     names = page.locator("#jupyter-swarm .swarm-peer .swarm-name")
     await expect(names).to_have_count(2)
-    assert len(set(await names.all_inner_texts())) == 2
+    assert len(set(await names.all_text_contents())) == 2
     await swarm.call("POST", f"sessions/{session}/actions", swarm.owner(), '{"action": "stop"}')
 
 
