@@ -15,7 +15,7 @@ test: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 # The panel of JupyterLab, built anew if its sources have changed, and installed here.
 labextension: venv

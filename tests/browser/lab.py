@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from playwright.async_api import Locator, Page
 from traitlets.config import Config
 
@@ -21,10 +22,11 @@ INSTALLED = Path(sys.prefix, "share", "jupyter", "labextensions")
 
 
 @pytest.fixture(scope="session")
-def panel_folder() -> Path:
+def panel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the built panel is. Where it cannot be built the tests are skipped, but not in continuous integration."""
     command = [sys.executable, str(TOP / "labextension" / "building.py")]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "panel.lock"):  # other workers build it as well
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode and not os.environ.get("CI"):
         pytest.skip(f"The panel could not be built, and was not tested: {made.stderr[-500:]}")
     assert not made.returncode, made.stderr
