@@ -12,7 +12,6 @@ import pytest
 from playwright.async_api import Locator, Page, WebSocketRoute, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
-from jupyter_swarm import host
 from jupyter_swarm.coordinator.status import PeerStatus
 from jupyter_swarm.peer.checkpoints import open_checkpoint
 from jupyter_swarm.protocol.invites import parse_invite
@@ -365,34 +364,6 @@ async def test_a_tutorial_is_a_copy_that_is_kept(swarm: Swarm, page: Page, jp_ro
     await choose_command(page, "Open a Tutorial")
     await open_first()
     assert copy.read_text() == changed
-
-
-async def test_two_notebooks_join_by_the_panel_and_are_two_peers(
-    swarm: Swarm, page: Page, jp_root_dir: Path, tmp_path: Path
-) -> None:
-    owner = f"http://127.0.0.1:{swarm.port}{swarm.base}?token={swarm.app.identity_provider.token}"
-    (tmp_path / "small.py").write_text(SMALL)
-    await asyncio.to_thread(host, tmp_path / "small.py", train=False, server=owner, rounds=0)
-    (session,) = (one["session"] for one in await swarm.manager.sessions())
-    link = await swarm.link(session)
-    for name in ("one", "two"):
-        write_notebook(jp_root_dir / f"{name}.ipynb", "")
-        await open_lab(swarm, page, f"lab/tree/{name}.ipynb")
-        # The page shows what was open before, until what it was asked for is there.
-        await expect(page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current")).to_contain_text(name)
-        front = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
-        await front.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
-        cell = front.locator(".jp-Cell").first
-        await choose_command(page, "Join a Session")
-        await page.get_by_role("dialog").get_by_role("textbox").fill(f" “{link}” ")
-        await page.get_by_role("dialog").get_by_role("button", name="Join").click()
-        await cell.get_by_role("button", name="Agree and join").click(timeout=90_000)
-        await expect(cell.locator("img.swarm-curve")).to_be_visible(timeout=90_000)
-    await page.locator('.jp-SideBar [data-id="jupyter-swarm"]').click()
-    names = page.locator("#jupyter-swarm .swarm-peer .swarm-name")
-    await expect(names).to_have_count(2)
-    assert len(set(await names.all_text_contents())) == 2
-    await swarm.call("POST", f"sessions/{session}/actions", swarm.owner(), '{"action": "stop"}')
 
 
 async def test_a_session_that_somebody_else_deletes(swarm: Swarm, page: Page) -> None:
