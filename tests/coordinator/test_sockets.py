@@ -66,6 +66,7 @@ def test_an_independent_client_gets_its_frames_back(server: Server) -> None:
         (b"\xf2\x80mask", "not a WebSocket frame"),
         (masked(Opcode.CONT, b"x"), "out of turn"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # masks are drawn at random
 )
 def test_malformed_bytes_are_answered_with_the_reason_and_a_close(server: Server, data: bytes, words: str) -> None:
     server.timing = Timing(farewell=0.2)

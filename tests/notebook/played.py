@@ -20,6 +20,8 @@ from jupyter_swarm.protocol.invites import Invite, new_secret, page_of
 from jupyter_swarm.protocol.manifest import FileEntry, Manifest
 
 HOSTILE = "<script>alert('x')</script>"
+SECRET = "for-the-tests-only-0123456789-abI3zN"
+"""Of no invite; well formed, and the same whenever the tests are collected."""
 PEER = {
     "id": "peer-1", "name": HOSTILE, "device": "cpu", "state": "computing", "reason": "", "speed": 12.5, "share": 0.5,
     "bytes_sent": 1_000_000, "bytes_received": 500_000, "muted": False, "paused_by": "", "slowed": 1.0,

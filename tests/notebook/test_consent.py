@@ -13,13 +13,13 @@ from jupyter_swarm.notebook.panel import Panel
 from jupyter_swarm.peer.offer import Offer
 from jupyter_swarm.peer.record import Status
 from jupyter_swarm.protocol.errors import LinkError, RecipeError
-from jupyter_swarm.protocol.invites import Invite, new_secret
+from jupyter_swarm.protocol.invites import Invite
 from jupyter_swarm.protocol.rules import SGD
 from jupyter_swarm.strategies import EveryStep
 
-from .played import HOSTILE, Session, settle
+from .played import HOSTILE, SECRET, Session, settle
 
-LINK = Invite("http://a:8888/user/ann", "cs101-7f3a", new_secret()).link
+LINK = Invite("http://a:8888/user/ann", "cs101-7f3a", SECRET).link
 OFFER = Offer("cs101-7f3a", HOSTILE, f"# {HOSTILE}\nimport torch\n", 100, 5_000_000, 0, EveryStep(8).rule(SGD(0.1)))
 
 

@@ -12,14 +12,14 @@ from jupyter_swarm.notebook import commands
 from jupyter_swarm.notebook.commands import COMMANDS
 from jupyter_swarm.peer import api
 from jupyter_swarm.protocol.errors import SettingError
-from jupyter_swarm.protocol.invites import Invite, new_secret
+from jupyter_swarm.protocol.invites import Invite
 
 from ..peer.classroom import PLAIN
 from ..peer.conftest import Server
-from .played import Kept
+from .played import SECRET, Kept
 
 Said = Callable[[str], str]
-LINK = Invite("http://127.0.0.1:9", "cs101-1", new_secret()).link
+LINK = Invite("http://127.0.0.1:9", "cs101-1", SECRET).link
 
 
 def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
