@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,7 +79,9 @@ def ask_link(name: str) -> tuple[str, str]:
     """The link, and a name unless there is one, where no widget can ask. Raises `InviteError`."""
     try:
         # What `input()` is told stands in the saved notebook, and the link is a secret.
-        link = getpass.getpass("Invite link (what you paste is not shown): ")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", getpass.GetPassWarning)  # a terminal that shows it does not save it
+            link = getpass.getpass("Invite link (what you paste is not shown): ")
         return link, name or input("Your name: ")
     except (EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise InviteError("Nobody could be asked for the invite link.", str(error), "Pass it: join LINK") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from playwright.async_api import Locator, Page
+from playwright.async_api import Locator, Page, expect
+from playwright.async_api import TimeoutError as PlaywrightTimeout
 from traitlets.config import Config
 
 from tests.coordinator.scripted import ScriptedPeer
 from tests.coordinator.server import Swarm
 
+_DISABLED = re.compile(r"\blm-mod-disabled\b")
 TOP = Path(__file__).resolve().parents[2]
 INSTALLED = Path(sys.prefix, "share", "jupyter", "labextensions")
 """What shows widgets is there, and the server's fixtures hide it. The panel built here goes before one there."""
@@ -67,3 +70,25 @@ async def open_panel(swarm: Swarm, page: Page) -> Locator:
 async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
     """A peer that trains when it is told to."""
     return await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), name, device="cpu")
+
+
+async def find_command(page: Page, words: str, disabled: bool = False) -> None:
+    """Look for it in the palette until it is there, and can be chosen or cannot."""
+    field = page.locator("#modal-command-palette input")
+    one = ".lm-CommandPalette-item" if disabled else ".lm-CommandPalette-item.lm-mod-active"
+    found = expect(page.locator(one, has_text=re.compile(".*".join(words.split()), re.IGNORECASE)))
+    while True:
+        if not await field.is_visible():  # shortcuts come a little after the page
+            await page.keyboard.press("Control+Shift+C")
+        try:
+            await field.fill(words, timeout=1000)
+            await (found.to_have_class if disabled else found.not_to_have_class)(_DISABLED, timeout=3000)
+            return
+        except (PlaywrightTimeout, AssertionError):  # what is still loading has taken the focus: the palette is closed
+            continue
+
+
+async def choose_command(page: Page, words: str) -> None:
+    """From the palette, with the keyboard."""
+    await find_command(page, words)
+    await page.keyboard.press("Enter")

@@ -17,7 +17,7 @@ from tests.waiting import eventually
 from .axe import barriers
 from .classroom import write_notebook
 from .keyboard import listen, press, reach, said
-from .lab import joined, jp_server_config, open_lab, open_panel, panel_folder
+from .lab import choose_command, joined, jp_server_config, open_lab, open_panel, panel_folder
 
 __all__ = ["jp_server_config", "panel_folder"]
 
@@ -28,15 +28,6 @@ async def open_launcher(swarm: Swarm, page: Page) -> None:
     """Load the page, and wait until it takes the focus to nowhere else."""
     await open_lab(swarm, page)
     await page.locator(".jp-LauncherCard", has_text="Train together").wait_for()
-
-
-async def command(page: Page, *words: str) -> None:
-    """What the palette does for those words."""
-    await page.keyboard.press("Control+Shift+C")
-    await expect(page.locator(".lm-CommandPalette-input")).to_be_focused()
-    await page.keyboard.type(" ".join(words))
-    await page.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
-    await page.keyboard.press("Enter")
 
 
 async def agree(page: Page, name: str) -> None:
@@ -70,7 +61,7 @@ async def test_nobody_is_kept_out_of_the_panel(swarm: Swarm, page: Page) -> None
     await open_panel(swarm, page)
     await page.get_by_role("heading", name="Train one model together").wait_for()
     assert await barriers(page, "#jupyter-swarm") == []
-    await command(page, "theme dark")
+    await choose_command(page, "theme dark")
     await page.locator("body[data-jp-theme-light='false']").wait_for(state="attached")
     assert await barriers(page, "#jupyter-swarm") == []
     session = await swarm.open_session(rounds=9, evaluate_every=2)
@@ -85,7 +76,7 @@ async def test_nobody_is_kept_out_of_the_panel(swarm: Swarm, page: Page) -> None
     await look_around(page, panel)
     await panel.get_by_role("button", name="Pause", exact=True).click()
     await panel.get_by_role("button", name="Resume", exact=True).wait_for()
-    await command(page, "theme light")
+    await choose_command(page, "theme light")
     await page.locator("body[data-jp-theme-light='true']").wait_for(state="attached")
     await look_around(page, panel)
 
@@ -95,7 +86,7 @@ async def test_a_session_is_run_by_the_keyboard_alone(swarm: Swarm, page: Page) 
     await open_launcher(swarm, page)
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     panel = page.locator("#jupyter-swarm")
-    await command(page, "show sessions")
+    await choose_command(page, "show sessions")
     await expect(panel).to_be_focused()
     await press(page, panel.get_by_role("button", name="New session"))
     await expect(page.get_by_role("dialog").get_by_label("Name")).to_be_focused()
@@ -128,7 +119,7 @@ async def test_a_session_is_run_by_the_keyboard_alone(swarm: Swarm, page: Page) 
     await press(page, panel.locator("summary", has_text="Log"))
     await expect(panel.get_by_text("Checkpoint 1", exact=False).first).to_be_visible()
 
-    await command(page, "show sessions")
+    await choose_command(page, "show sessions")
     await press(page, panel.get_by_role("button", name="Pause", exact=True))
     await expect(panel.get_by_role("button", name="Resume", exact=True)).to_be_focused()
     await page.keyboard.press("Space")
@@ -144,7 +135,7 @@ async def test_peers_are_steered_and_the_focus_stays_while_rounds_go_on(swarm: S
     ann, _ = await joined(swarm, session), await joined(swarm, session, "bob")
     await open_launcher(swarm, page)
     panel = page.locator("#jupyter-swarm")
-    await command(page, "show sessions")
+    await choose_command(page, "show sessions")
 
     def peer(name: str = "ann") -> PeerStatus:
         return next(one for one in swarm.manager.runtime(session).status().peers if one.name == name)
@@ -188,10 +179,10 @@ async def test_nobody_is_kept_out_of_the_widgets(swarm: Swarm, page: Page, jp_ro
     write_notebook(jp_root_dir / "class.ipynb", *cells)
     await open_lab(swarm, page, "lab/tree/class.ipynb")
     await page.locator(".jp-Notebook .jp-Cell").first.click()
-    await command(page, "run all cells")
+    await choose_command(page, "run all cells")
     await page.get_by_text("all is shown", exact=True).wait_for(timeout=90_000)
     for theme in ("light", "dark"):
-        await command(page, f"theme {theme}")
+        await choose_command(page, f"theme {theme}")
         await page.locator(f"body[data-jp-theme-light='{str(theme == 'light').lower()}']").wait_for(state="attached")
         await expect(page.get_by_role("img", name="The curve of the loss")).to_be_visible()
         for tab in ("Peers", "Checkpoints", "Try it"):

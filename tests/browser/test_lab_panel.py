@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Locator, Page, WebSocketRoute, expect
-from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from jupyter_swarm.coordinator.status import PeerStatus
 from jupyter_swarm.peer.checkpoints import open_checkpoint
@@ -19,12 +18,11 @@ from tests.coordinator.server import Swarm
 from tests.waiting import eventually
 
 from .classroom import write_notebook
-from .lab import joined, jp_server_config, open_lab, open_panel, panel_folder
+from .lab import choose_command, find_command, joined, jp_server_config, open_lab, open_panel, panel_folder
 
 __all__ = ["jp_server_config", "panel_folder"]
 
 pytestmark = pytest.mark.timeout(300)  # JupyterLab, and in some a kernel that loads torch
-_DISABLED = re.compile(r"\blm-mod-disabled\b")
 
 SMALL = """
 import torch
@@ -282,29 +280,6 @@ async def test_the_colours_follow_the_theme(swarm: Swarm, page: Page, tmp_path: 
         return found.has('86,180,233,255');  // of the training's line in the dark
     }"""
     await page.wait_for_function(drawn)
-
-
-async def find_command(page: Page, name: str, disabled: bool = False) -> None:
-    """Look for it in the palette until it is there, and can be chosen or cannot."""
-    field = page.locator("#modal-command-palette input")
-    one = ".lm-CommandPalette-item" if disabled else ".lm-CommandPalette-item.lm-mod-active"
-    item = page.locator(one, has_text=name)
-    while True:
-        if not await field.is_visible():  # shortcuts come a little after the page
-            await page.keyboard.press("Control+Shift+C")
-        try:
-            await field.fill(name, timeout=1000)
-            found = expect(item)
-            await (found.to_have_class if disabled else found.not_to_have_class)(_DISABLED, timeout=3000)
-            return
-        except (PlaywrightTimeout, AssertionError):  # what is still loading has taken the focus: the palette is closed
-            continue
-
-
-async def choose_command(page: Page, name: str) -> None:
-    """From the palette, with the keyboard."""
-    await find_command(page, name)
-    await page.keyboard.press("Enter")
 
 
 async def test_an_invite_is_copied_by_a_command_and_the_same_again(swarm: Swarm, page: Page) -> None:
