@@ -58,7 +58,8 @@ export class SwarmPanel extends ReactWidget {
     super.onActivateRequest(message);
     // The palette, as it closes, puts the focus back to where it was.
     window.setTimeout(() => {
-      if (this.isVisible && !this.node.contains(document.activeElement)) {
+      const elsewhere = !this.node.contains(document.activeElement) && !document.querySelector('.jp-Dialog');
+      if (this.isVisible && elsewhere) {
         this.node.focus();
       }
     }, 100);
