@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..protocol.errors import SettingError, SwarmError
+from ..protocol.invites import ways_in
 
 TOKEN_VARIABLE = "JUPYTER_SWARM_TOKEN"
 
@@ -100,10 +101,7 @@ def _host(chosen: argparse.Namespace, server: str, url: str) -> None:
         with contextlib.suppress(SwarmError):
             Client.of_owner(server).delete(session.id)
         raise
-    print(f"Session {session.id} is open. To join it, in a terminal:\n")
-    print(f"    jupyter swarm peer '{link}'\n")
-    print("or in a notebook:\n")
-    print(f"    %load_ext jupyter_swarm\n    %swarm join {link}\n")
     print(
+        f"Session {session.id} is open. {ways_in(link)}"
         f"Everybody is shown the recipe first. Its SHA-256, to agree to it beforehand:\n\n    {session.recipe.sha256}"
     )

@@ -225,8 +225,8 @@ def pause_peer(state: State, peer: Peer, reason: str) -> Effect:
     peer.stopped = reason
     state.count_peers()
     not_called_for_nothing(state, peer)
-    colon = "" if reason == BY_ITSELF else ":"
-    return Note("warning", f"{peer.name} is paused{colon} {reason}", peer.id)
+    why = f" {reason}." if reason == BY_ITSELF else f": {reason}"
+    return Note("warning", f"{peer.name} is paused{why}", peer.id)
 
 
 def strike(state: State, peer: Peer, reason: str) -> list[Effect]:

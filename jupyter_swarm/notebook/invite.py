@@ -14,7 +14,6 @@ from typing import Any
 import ipywidgets as widgets
 import segno
 
-from .. import __version__
 from ..peer.api import Session
 from . import html
 from .frontend import Display, saves_widgets
@@ -89,7 +88,7 @@ class InviteCard:
         with self._lock:
             self._forget("")
         show(self.box, False)
-        over = f"The invites to {self.session.id} are over, as it is."
+        over = f"Session {self.session.id} is over, and so are its invites."
         # Widgets that no kernel serves any more would be an error in a notebook that is opened again.
         self.display.show({"text/html": html.quiet(over), "text/plain": over}, {"text/html": "", "text/plain": ""})
 
@@ -114,7 +113,7 @@ class InviteCard:
         show(self.hide, bool(link))
 
     def _lines(self, link: str) -> str:
-        role, wheel = self.issued["role"], self.issued.get("wheel", "")
+        role, wheel = self.issued["role"], self.issued["wheel"]
         if role == "viewer":
             return html.copyable("Link, for a browser", link)
         return (
@@ -157,11 +156,8 @@ class InviteCard:
         self.said(says)
 
 
-def colab_cell(link: str, wheel: str = "") -> str:
-    """Install the version that the link's server has, and join. wheel: where the server says that it is; from one that
-    does not say it, this kernel's version is asked for."""
-    base = link.partition("#")[0].rpartition("/swarm/")[0]
-    wheel = wheel or f"{base}/swarm/wheel/jupyter_swarm-{__version__}-py3-none-any.whl"
+def colab_cell(link: str, wheel: str) -> str:
+    """Install the version that the link's server has, from where it says that it is, and join."""
     return f"%pip install -q {wheel}\n%load_ext jupyter_swarm\n%swarm join {link}"
 
 

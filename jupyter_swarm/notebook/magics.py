@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 
 from ..peer.preflight import preflight
 from ..peer.recipe import Recipe
+from ..peer.words import words_of
 from ..protocol.errors import SwarmError
 from . import completion
 from .commands import COMMANDS
@@ -117,12 +117,8 @@ def _parsed(parser: Any, words: list[str]) -> Namespace:
 
 
 def _split(text: str) -> list[str]:
-    lexer = shlex.shlex(text, posix=True)
-    lexer.whitespace_split = True
-    lexer.commenters = ""  # a link has a #
-    lexer.escape = ""  # a Windows path has backslashes
     try:
-        return list(lexer)
+        return words_of(text)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
 

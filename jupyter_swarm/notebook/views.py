@@ -15,6 +15,7 @@ from ..peer.checkpoints import Checkpoint
 from ..peer.offer import Offer, look
 from ..peer.recipe import Recipe
 from ..protocol.errors import InviteError
+from ..protocol.invites import ways_in
 from . import html
 from .frontend import Display, has_widgets, in_colab
 
@@ -59,11 +60,9 @@ def show_invite(session: Session, role: str = "peer", seconds: float = 0.0, url:
         return card
     issued = session.issue(role, seconds, url=url)  # type: ignore[arg-type]
     link = issued["link"]
-    ways = f"Others join it in a notebook with\n\n    %load_ext jupyter_swarm\n    %swarm join {link}\n\n"
-    ways += f"or in a terminal:\n\n    jupyter swarm peer '{link}'\n\n"
     print(
         f"Session {session.id} is open. "
-        + (f"Others look on in a browser:\n\n    {link}\n\n" if role == "viewer" else ways)
+        + (f"Others look on in a browser:\n\n    {link}\n\n" if role == "viewer" else ways_in(link))
         + f"Everybody sees the recipe first; its SHA-256 begins with {session.recipe.sha256[:16]}."
     )
     return None

@@ -43,6 +43,9 @@ class Assignment(msgspec.Struct, frozen=True):
     pace: Pace
     join_seconds: float
 
+    def __repr__(self) -> str:
+        return f"Assignment({self.server!r}, {self.session!r}, {self.peers} peers, secrets hidden)"
+
 
 class Joined(msgspec.Struct, frozen=True, tag=True):
     """One student is in after so many seconds, for which it fetched `fetched` bytes before it connected."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import re
-import shlex
 import subprocess
 import threading
 import time
@@ -23,6 +21,7 @@ from ..protocol.errors import LinkError, SettingError, SwarmError
 from . import apart
 from .client import Client
 from .leash import NOT_FOUND
+from .words import words_of
 
 _SECONDS = 30.0
 _PROBE_SECONDS = 5.0
@@ -35,8 +34,6 @@ _URL = re.compile(r"https?://[^\s\"'<>|\\^`{}()\[\],\x00-\x1f\x7f]+")
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _PORTS = {"http": 80, "https": 443}
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
-# Windows' paths have backslashes.
-_ESCAPE = "\\" if os.name == "posix" else ""
 _open: dict[tuple[str, str], Tunnel] = {}
 
 
@@ -161,12 +158,8 @@ class Tunnel:
 
 
 def _words(command: str) -> list[str]:
-    lexer = shlex.shlex(command, posix=True)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    lexer.escape = _ESCAPE
     try:
-        words = list(lexer)
+        words = words_of(command)
     except ValueError as error:
         raise SettingError("The tunnel's command cannot be read.", f"{error}.", "Look at its quotes.") from None
     if not words:

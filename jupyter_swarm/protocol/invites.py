@@ -75,6 +75,14 @@ def page_of(role: Role) -> Page:
     return "watch" if role == "viewer" else "join"
 
 
+def ways_in(link: str) -> str:
+    """For people: what others type to join by `link`."""
+    return (
+        f"Others join it in a notebook with\n\n    %load_ext jupyter_swarm\n    %swarm join {link}\n\n"
+        f"or in a terminal:\n\n    jupyter swarm peer '{link}'\n\n"
+    )
+
+
 def _is_seen(letter: str) -> bool:
     """Not so: spaces, line breaks, and what has no width, which chats and text processors put into long words."""
     return not letter.isspace() and unicodedata.category(letter) != "Cf"

@@ -107,7 +107,8 @@ class Class:
         self.here = here
         self.recipe = load_recipe("digits")
         self.session: Session = host(self.recipe, rounds=0, train=False, server=here.owner_url)
-        self.link = self.session.invite("peer").link
+        issued = self.session.issue("peer")
+        self.link, self.cell = issued["link"], colab_cell(issued["link"], issued["wheel"])
 
     @property
     def rounds(self) -> int:
@@ -118,7 +119,7 @@ def in_colab(front: FrontEnd, one: Class, seen: Seen, versions: Callable[[], dic
     """The ready cell, as Colab runs it."""
     front.run(_AS_COLAB, 60)
     before = versions()
-    cell = front.run(colab_cell(one.link), 4 * _SECONDS, ("yes",), until=_pictures)
+    cell = front.run(one.cell, 4 * _SECONDS, ("yes",), until=_pictures)
     seen.that("Run this recipe here?" in "".join(cell.asked), "the ready cell asks before it runs the recipe", "yes")
     seen.that("no GPU is selected" in cell.text, "that no GPU is selected is said before training", "yes")
     after = versions()

@@ -137,13 +137,15 @@ def measure(chosen: argparse.Namespace) -> Figures:
 def _run(here: Server, folder: Path, text: str, python: str) -> dict[str, float]:
     recipe = load_recipe("digits")
     session = host(recipe, rounds=_LONG, train=False, server=here.owner_url)
-    link = session.invite().link
+    issued = session.issue()
     place = folder / f"kernel-{session.id}"
     place.mkdir()
     try:
         if not text:  # what it installs must not be there already
             _forget(python)
-        return timed(python, place, cell_of((text or colab_cell(link)).format(link=link), recipe.sha256))
+        return timed(
+            python, place, cell_of(text.format(**issued) or colab_cell(issued["link"], issued["wheel"]), recipe.sha256)
+        )
     finally:
         here.client.delete(session.id)
         shutil.rmtree(place, ignore_errors=True)

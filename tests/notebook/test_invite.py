@@ -9,7 +9,7 @@ import pytest
 
 from jupyter_swarm import __version__
 from jupyter_swarm.notebook import invite
-from jupyter_swarm.notebook.invite import InviteCard, colab_cell, reach_text
+from jupyter_swarm.notebook.invite import InviteCard, reach_text
 from jupyter_swarm.notebook.panel import Panel
 from jupyter_swarm.notebook.parts import VIEW
 from jupyter_swarm.peer.record import Status
@@ -59,12 +59,6 @@ def test_the_cell_installs_the_version_that_the_server_has(session: Session) -> 
     card = InviteCard(session)  # type: ignore[arg-type]
     card.issue()
     assert f"%pip install -q {session.wheel}" in card.link.value
-
-
-def test_the_wheel_is_beside_the_link_under_any_prefix() -> None:
-    cell = colab_cell("https://hub.org/user/ann/swarm/join/cs101#secret")
-    assert cell.startswith("%pip install -q https://hub.org/user/ann/swarm/wheel/jupyter_swarm-")
-    assert cell.endswith("%swarm join https://hub.org/user/ann/swarm/join/cs101#secret")
 
 
 @pytest.mark.parametrize(

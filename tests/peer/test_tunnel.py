@@ -16,6 +16,7 @@ from jupyter_swarm.peer import tunnel as tunnels
 from jupyter_swarm.peer.client import Client
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.tunnel import Tunnel
+from jupyter_swarm.peer.words import words_of
 from jupyter_swarm.protocol.errors import LinkError, SettingError
 from jupyter_swarm.protocol.invites import Invite, parse_invite
 from tests.waiting import until
@@ -126,9 +127,8 @@ def test_the_address_that_it_leads_to_is_no_way_in(server: Server, tmp_path: Pat
         Tunnel.open(command(tmp_path, code), base, seconds=2.0)
 
 
-def test_paths_with_backslashes_and_spaces_are_words_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tunnels, "_ESCAPE", "")
-    assert tunnels._words(r'"C:\My tools\cf.exe" tunnel C:\x') == [r"C:\My tools\cf.exe", "tunnel", r"C:\x"]
+def test_paths_with_backslashes_and_spaces_are_words() -> None:
+    assert words_of(r'"C:\My tools\cf.exe" tunnel C:\x') == [r"C:\My tools\cf.exe", "tunnel", r"C:\x"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there every process can be ended at once")
