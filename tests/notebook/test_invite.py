@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from jupyter_swarm import __version__
 from jupyter_swarm.notebook import invite
 from jupyter_swarm.notebook.invite import InviteCard, reach_text
 from jupyter_swarm.notebook.panel import Panel
@@ -44,7 +43,7 @@ def test_a_card_shows_the_ways_in(session: Session, card: InviteCard) -> None:
     link = card.issued["link"]
     assert link in card.link.value
     assert "<svg" in card.qr.value
-    assert f"http://localhost:8888/swarm/wheel/jupyter_swarm-{__version__}-py3-none-any.whl" in card.link.value
+    assert f"%swarm join {link}" in card.link.value
     assert "from this machine only" in card.facts.value
     card.role.value = "viewer"
     card.new.click()
