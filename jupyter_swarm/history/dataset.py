@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from ..protocol.records import Contributor, RoundRecord
+from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSpec
 from ..store.rows import Event
 from .card import Checkpoint, card_of
+from .rounds import PART, Round
 from .rows import HELD_OUT, MemberRow, Plain, Rows
 
 Array = npt.NDArray[Any]
@@ -57,18 +58,19 @@ def dataset_of(
     attributes are unfolded wherever a dataset is shown. source: the recipe's text, checkpoints: what there is to go on
     from, both for the card. seconds: that each round took, where it is known better than by the time of the commits.
     """
-    records = rows.records
-    rounds = _rounds(rows, records)
-    peers = _peers(rows, records)
-    table = _Table(records, rounds, [peer.member for peer in peers])
+    committed = rows.rounds
+    rounds = _rounds(rows, committed)
+    parts = np.concatenate([np.zeros(0, PART), *(one.parts for one in committed)])
+    peers = _peers(rows, parts)
+    table = _Table(rows, committed, parts, rounds, [peer.member for peer in peers])
     variables = {
-        **_of_peers(table),
+        **_of_peers(table, rows.reasons.texts),
         **_of_bytes(rows, table),
-        **_of_rounds(records, rounds, seconds or _seconds(records)),
+        **_of_rounds(committed, rounds, seconds or _seconds(committed)),
     }
     variables |= _of_evaluations(rows, table)
     variables |= _of_events(rows.events, {peer.member: peer.name for peer in peers} | _names(rows.members))
-    times = _spread([record.unix_time for record in records], records, rounds, math.nan)
+    times = _spread([one.unix_time for one in committed], rounds, math.nan)
     coordinates = {
         "round": ("round", rounds, {"long_name": "round"}),
         "peer": ("peer", _texts(peer.name for peer in peers), {"long_name": "peer"}),
@@ -93,63 +95,64 @@ def dataset_of(
 class _Table:
     """Contributions by (round, peer); several of one peer in one round count together."""
 
-    def __init__(self, records: list[RoundRecord], rounds: Array, members: list[str]) -> None:
+    def __init__(self, rows: Rows, committed: list[Round], parts: Array, rounds: Array, members: list[str]) -> None:
         self.members = {member: column for column, member in enumerate(members)}
         self.rows = {int(round): row for row, round in enumerate(rounds)}
         self.shape = (len(rounds), len(members))
-        self._parts = [(record, part) for record in records for part in record.contributors]
-        row = [self.rows[record.round] for record, _ in self._parts]
-        self._at = (np.array(row, np.intp), np.array([self.members[part.peer] for _, part in self._parts], np.intp))
+        self._parts = parts
+        columns = np.array([self.members.get(peer, -1) for peer in rows.peers.texts], np.intp)
+        row = np.repeat([self.rows[one.round] for one in committed], [len(one.parts) for one in committed])
+        self._at = (row.astype(np.intp), columns[parts["peer"]])
         self.empty = np.ones(self.shape, bool)
         self.empty[self._at] = False
 
-    def counts(self, of: Callable[[Contributor], int]) -> Array:
-        """int64, 0 where there was no contribution."""
+    def counts(self, of: str) -> Array:
+        """int64, 0 where there was no contribution. of: a field of `PART`."""
         result = np.zeros(self.shape, np.int64)
-        np.add.at(result, self._at, np.array([of(part) for _, part in self._parts], np.int64))
+        np.add.at(result, self._at, self._parts[of])
         return result
 
-    def sums(self, of: Callable[[Contributor], float]) -> Array:
+    def sums(self, of: str) -> Array:
         """float64, NaN where there was no contribution."""
         result = np.zeros(self.shape)
-        np.add.at(result, self._at, np.array([of(part) for _, part in self._parts], float))
+        np.add.at(result, self._at, self._parts[of])
         result[self.empty] = math.nan
         return result
 
     def staleness(self) -> Array:
         """The oldest of each."""
-        late = np.array([record.round - 1 - part.base_version for record, part in self._parts], float)
         result = np.full(self.shape, -math.inf)
-        np.maximum.at(result, self._at, late)
+        np.maximum.at(result, self._at, self._parts["late"])
         result[self.empty] = math.nan
         return result
 
-    def texts(self, of: Callable[[Contributor], str]) -> Array:
-        """'' where there was no contribution."""
+    def texts(self, of: str, texts: list[str]) -> Array:
+        """'' where there was no contribution. of: a field of `PART`, a place among `texts`."""
+        found = np.array(["", *texts], object)[self._parts[of] + 1]
+        said = found != ""
         result = np.full(self.shape, "", object)
-        for row, column, (_, part) in zip(*self._at, self._parts, strict=True):
-            result[row, column] = of(part) or result[row, column]
+        result[self._at[0][said], self._at[1][said]] = found[said]
         return result
 
 
-def _of_peers(table: _Table) -> Variables:
-    samples = table.counts(_samples)
-    loss_sum = table.sums(lambda part: part.loss_sum)
-    loss_count = table.counts(lambda part: part.loss_count)
-    computing = table.sums(lambda part: part.seconds)
+def _of_peers(table: _Table, reasons: list[str]) -> Variables:
+    samples = table.counts("samples")
+    loss_sum = table.sums("loss_sum")
+    loss_count = table.counts("loss_count")
+    computing = table.sums("seconds")
     both = ("round", "peer")
     return {
         "peer_loss": (both, _ratio(loss_sum, loss_count), _units("1", "training loss of one peer")),
         "loss_sum": (both, loss_sum, _units("1", "sum of the training loss over samples")),
         "loss_count": (both, loss_count, _units("sample", "samples in loss_sum")),
         "samples": (both, samples, _units("sample", "samples computed")),
-        "own_samples": (both, table.counts(lambda part: part.own), _units("sample", "samples of the peer's own data")),
-        "inner_steps": (both, table.counts(lambda part: part.steps), _units("step", "inner steps")),
+        "own_samples": (both, table.counts("own"), _units("sample", "samples of the peer's own data")),
+        "inner_steps": (both, table.counts("steps"), _units("step", "inner steps")),
         "staleness": (both, table.staleness(), _units("round", "how late a contribution counted")),
         "computing": (both, computing, _units("s", "time from grant to end of the work")),
         "samples_per_second": (both, _ratio(samples, computing), _units("sample/s", "speed while computing")),
-        "waiting": (both, table.sums(lambda part: part.waiting), _units("s", "time without work")),
-        "waiting_reason": (both, table.texts(lambda part: part.waited_for), {"long_name": "what the peer waited for"}),
+        "waiting": (both, table.sums("waiting"), _units("s", "time without work")),
+        "waiting_reason": (both, table.texts("reason", reasons), {"long_name": "what the peer waited for"}),
     }
 
 
@@ -167,27 +170,26 @@ def _of_bytes(rows: Rows, table: _Table) -> Variables:
     }
 
 
-def _of_rounds(records: list[RoundRecord], rounds: Array, seconds: Sequence[float]) -> Variables:
-    def spread(values: list[Any], empty: Any) -> Array:
-        return _spread(values, records, rounds, empty)
+def _of_rounds(committed: list[Round], rounds: Array, seconds: Sequence[float]) -> Variables:
+    def spread(values: Iterable[Any], empty: Any) -> Array:
+        return _spread(list(values), rounds, empty)
 
-    inner = [record.inner_learning_rate or math.nan for record in records]
-    skipped = [sum(skip.range[1] - skip.range[0] for skip in record.skips) for record in records]
+    inner = (one.inner_learning_rate or math.nan for one in committed)
     return {
-        "loss": ("round", spread([record.mean_loss for record in records], math.nan), _units("1", "training loss")),
-        "seconds": ("round", spread(list(seconds), math.nan), _units("s", "time since the round before")),
+        "loss": ("round", spread((one.mean_loss for one in committed), math.nan), _units("1", "training loss")),
+        "seconds": ("round", spread(seconds, math.nan), _units("s", "time since the round before")),
         "learning_rate": (
-            "round", spread([record.learning_rate for record in records], math.nan), _units("1", "learning rate"),
+            "round", spread((one.learning_rate for one in committed), math.nan), _units("1", "learning rate"),
         ),
         "inner_learning_rate": ("round", spread(inner, math.nan), _units("1", "learning rate of inner steps")),
-        "strategy": ("round", spread([record.strategy for record in records], ""), {"long_name": "strategy"}),
+        "strategy": ("round", spread((one.strategy for one in committed), ""), {"long_name": "strategy"}),
         "samples_done": (
-            "round", spread([record.book.done for record in records], 0), _units("sample", "samples so far"),
+            "round", spread((one.samples_done for one in committed), 0), _units("sample", "samples so far"),
         ),
         "contributions": (
-            "round", spread([len(record.contributors) for record in records], 0), _units("1", "contributions merged"),
+            "round", spread((one.contributions for one in committed), 0), _units("1", "contributions merged"),
         ),
-        "skipped": ("round", spread(skipped, 0), _units("sample", "samples given up")),
+        "skipped": ("round", spread((one.skipped for one in committed), 0), _units("sample", "samples given up")),
     }  # fmt: skip
 
 
@@ -215,17 +217,18 @@ def _of_events(events: list[Event], names: dict[str, str]) -> Variables:
     }  # fmt: skip
 
 
-def _rounds(rows: Rows, records: list[RoundRecord]) -> Array:
+def _rounds(rows: Rows, committed: list[Round]) -> Array:
     """Those with a record, and 0 if something was evaluated before the first."""
-    rounds = [record.round for record in records]
+    rounds = [one.round for one in committed]
     held_out = [name for name in rows.names if name.startswith(HELD_OUT)]
     early = any(not row.version for name in held_out for row in rows.metrics(name))
     return np.array([0, *rounds] if early else rounds, np.int64)
 
 
-def _peers(rows: Rows, records: list[RoundRecord]) -> list[MemberRow]:
+def _peers(rows: Rows, parts: Array) -> list[MemberRow]:
     """Who contributed or moved bytes, in the order of joining, with names that differ."""
-    active = {part.peer for record in records for part in record.contributors}
+    ids = rows.peers.texts
+    active = {ids[place] for place in np.unique(parts["peer"])}
     active |= {row.member for name in _BYTES for row in rows.metrics(name) if row.member and row.mean}
     known = [member for member in rows.members if member.member in active]
     unknown = sorted(active - {member.member for member in known})
@@ -241,24 +244,20 @@ def _names(members: Iterable[MemberRow]) -> dict[str, str]:
     return {member.member: member.name for member in members}
 
 
-def _samples(part: Contributor) -> int:
-    return sum(stop - start for start, stop in part.leases) + part.own
-
-
-def _seconds(records: list[RoundRecord]) -> list[float]:
+def _seconds(committed: list[Round]) -> list[float]:
     """Between commits; nobody knows when the first round really began, or one after a gap."""
     result = []
-    before: RoundRecord | None = None
-    for record in records:
-        follows = before is not None and before.round == record.round - 1
-        result.append(max(record.unix_time - before.unix_time, 0.0) if before and follows else math.nan)
-        before = record
+    last: Round | None = None
+    for one in committed:
+        follows = last is not None and last.round == one.before
+        result.append(max(one.unix_time - last.unix_time, 0.0) if last and follows else math.nan)
+        last = one
     return result
 
 
-def _spread(values: list[Any], records: list[RoundRecord], rounds: Array, empty: Any) -> Array:
-    """One value for each record, at its round."""
-    offset = len(rounds) - len(records)
+def _spread(values: list[Any], rounds: Array, empty: Any) -> Array:
+    """One value for each committed round, at its place."""
+    offset = len(rounds) - len(values)
     return np.array([*[empty] * offset, *values], np.int64 if isinstance(empty, int) else type(empty))
 
 

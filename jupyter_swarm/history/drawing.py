@@ -137,6 +137,6 @@ def _style(axes: Axes, pen: Pen) -> None:
 def _title(dataset: xr.Dataset, runs: list[Run]) -> str:
     if "run" in dataset.dims:
         return drawable(", ".join(run.name for run in runs)) if len(runs) <= 3 else f"{len(runs)} runs"
-    peers, rounds = dataset.sizes["peer"], int((dataset["round"] > 0).sum())
+    peers, rounds = dataset.sizes["peer"], int(dataset["round"].values.max(initial=0))
     counted = f"{peers} peer{'s' * (peers != 1)}, {rounds:,} round{'s' * (rounds != 1)}"
     return f"{drawable(dataset.attrs.get('title', 'A training run'))}: {counted}"

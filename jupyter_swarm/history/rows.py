@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 
 from ..protocol.records import RoundRecord
 from ..store.rows import Event
+from .rounds import Names, Round, joined, round_of
 
 HELD_OUT = "held_out_"
 """How the names of the held-out metrics begin."""
@@ -49,30 +50,30 @@ class MemberRow(msgspec.Struct, frozen=True):
 
 
 class _Means(msgspec.Struct):
-    """One metric at one version: in a large class a row each would take most of the memory."""
+    """One metric at one version, of the members at these places."""
 
-    members: tuple[str, ...] = ()
+    members: tuple[int, ...] = ()
     means: array[float] = array("d")
     counts: array[int] = array("q")
 
-    def with_rows(self, rows: list[MetricRow], known: dict[tuple[str, ...], tuple[str, ...]]) -> _Means:
-        """With these, too. known: tuples of members that are there already; most versions have the same."""
-        found = dict(zip(self.members, zip(self.means, self.counts, strict=True), strict=True))
-        found |= {sys.intern(row.member): (row.value, row.count) for row in rows}
-        members = known.setdefault(tuple(found), tuple(found))
-        means, counts = zip(*found.values(), strict=True)
-        return _Means(members, array("d", means), array("q", counts))
+    def items(self) -> Iterable[tuple[int, tuple[float, int]]]:
+        """Member -> mean and count."""
+        return zip(self.members, zip(self.means, self.counts, strict=True), strict=True)
 
 
 class Rows:
     """The rows of one run so far. What is added again replaces what was there, in whatever order it comes."""
 
     def __init__(self) -> None:
-        self._records: dict[int, RoundRecord] = {}
+        self.peers = Names()
+        """The ids of all who contributed or are in a metric ('': all together), by their places in the rounds."""
+        self.reasons = Names()
+        self._rounds: dict[int, Round] = {}
         self._metrics: dict[str, dict[int, _Means]] = {}
-        self._crowds: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._crowds: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._events: dict[int, Event] = {}
         self._last_version = _LATE_VERSIONS - 1
+        self._stride, self._thinned = 1, 0
         self.members: tuple[MemberRow, ...] = ()
         """As they were given last, in the order of joining."""
 
@@ -81,13 +82,15 @@ class Rows:
     ) -> None:
         """Take pages of round records, metrics, events. Raises `msgspec.ValidationError` for what is none."""
         for record in msgspec.convert(list(records), list[RoundRecord]):
-            self._records[record.round] = _kept(record)
-        pages: dict[tuple[str, int], list[MetricRow]] = {}
-        for metric in msgspec.convert(list(metrics), list[MetricRow]):
-            pages.setdefault((metric.name, metric.version), []).append(metric)
-        for (name, version), rows in pages.items():
+            if record.round > self._thinned:
+                self._rounds[record.round] = round_of(record, self.peers, self.reasons)
+        pages: dict[tuple[str, int], dict[int, tuple[float, int]]] = {}
+        for row in msgspec.convert(list(metrics), list[MetricRow]):
+            if row.version > self._thinned or not row.version:
+                pages.setdefault((row.name, row.version), {})[self.peers.place(row.member)] = (row.value, row.count)
+        for (name, version), found in pages.items():
             versions = self._metrics.setdefault(name, {})
-            versions[version] = versions.get(version, _NOTHING).with_rows(rows, self._crowds)
+            versions[version] = self._means({**dict(versions.get(version, _NOTHING).items()), **found})
             self._last_version = max(self._last_version, version)
         for event in msgspec.convert(list(events), list[Event]):
             self._events[event.number] = event
@@ -96,10 +99,46 @@ class Rows:
         """Who was in the session, all of them."""
         self.members = tuple(msgspec.convert(list(members), list[MemberRow]))
 
+    def thin(self, most: int) -> None:
+        """Have about `most` rounds at most: older ones are counted together with those beside them, as evenly as can
+        be. An evaluation is then one of the last round of them."""
+        if len(self._rounds) <= most:
+            return
+        self._thinned = max(self.last_round - _LATE_VERSIONS, 0)
+        while len(self._rounds) > most and self._stride <= self.last_round:
+            self._rounds = {one.round: one for one in joined(self.rounds, self._stride, self._thinned)}
+            if len(self._rounds) > 3 * most // 4:
+                self._stride *= 2
+        ends = sorted(self._rounds)
+        for name, versions in self._metrics.items():
+            self._metrics[name] = self._gathered(versions, ends, add=not name.startswith(HELD_OUT))
+
+    def _gathered(self, versions: dict[int, _Means], ends: list[int], *, add: bool) -> dict[int, _Means]:
+        """At the rounds that are left: sums, or of several evaluations the last."""
+        found: dict[int, _Means] = {}
+        for version in sorted(versions):
+            end = ends[bisect_left(ends, version)] if 0 < version <= self._thinned else version
+            found[end] = self._sum(found[end], versions[version]) if add and end in found else versions[version]
+        return found
+
+    def _sum(self, one: _Means, other: _Means) -> _Means:
+        sums = dict(one.items())
+        for member, (mean, count) in other.items():
+            before, counted = sums.get(member, (0.0, 0))
+            total = counted + count
+            sums[member] = ((before * counted + mean * count) / total if total else mean, total)
+        return self._means(sums)
+
+    def _means(self, found: dict[int, tuple[float, int]]) -> _Means:
+        # Most versions have the same members.
+        members = self._crowds.setdefault(tuple(found), tuple(found))
+        means, counts = zip(*found.values(), strict=True)
+        return _Means(members, array("d", means), array("q", counts))
+
     @property
     def last_round(self) -> int:
         """Records after it are missing."""
-        return max(self._records, default=0)
+        return max(self._rounds, default=0)
 
     @property
     def last_version(self) -> int:
@@ -112,9 +151,9 @@ class Rows:
         return max(self._events, default=0)
 
     @property
-    def records(self) -> list[RoundRecord]:
-        """By round."""
-        return [self._records[round] for round in sorted(self._records)]
+    def rounds(self) -> list[Round]:
+        """By number."""
+        return [self._rounds[round] for round in sorted(self._rounds)]
 
     @property
     def names(self) -> list[str]:
@@ -123,9 +162,10 @@ class Rows:
 
     def metrics(self, name: str) -> Iterable[MetricRow]:
         """Those of one name, in no order."""
+        peers = self.peers.texts
         for version, one in self._metrics.get(name, {}).items():
-            for member, mean, count in zip(one.members, one.means, one.counts, strict=True):
-                yield MetricRow(version, member, name, None if math.isnan(mean) else mean, count)
+            for member, (mean, count) in one.items():
+                yield MetricRow(version, peers[member], name, None if math.isnan(mean) else mean, count)
 
     @property
     def events(self) -> list[Event]:
@@ -134,16 +174,3 @@ class Rows:
 
 
 _NOTHING = _Means()
-_NO_NORMS: dict[str, float] = {}
-
-
-def _kept(record: RoundRecord) -> RoundRecord:
-    """Without what no history shows, and each peer's id once."""
-    replace, same = msgspec.structs.replace, sys.intern
-    return replace(
-        record,
-        contributors=tuple(
-            replace(one, peer=same(one.peer), waited_for=same(one.waited_for), norms=_NO_NORMS)
-            for one in record.contributors
-        ),
-    )

@@ -163,7 +163,7 @@ class Panel:
         # At the end once more: the last evaluation comes after the last round.
         if not self.over and (shown == self._drawn or begun < self._next_drawing):
             return
-        self.curve.value = self._figure.png(self.session.history())
+        self.curve.value = self._figure.png(self.session.overview())
         self._drawn = shown
         spent = time.monotonic() - begun
         self._next_drawing = begun + max(_DRAWING * self._seconds, spent / _DRAWING_SHARE)

@@ -12,12 +12,14 @@ from .client import Client
 
 
 class Past:
-    """The history of one session as its server tells it. source: the recipe's text, for the run card."""
+    """The history of one session as its server tells it. source: the recipe's text, for the run card. most: have about
+    so many rounds, older ones being counted together; 0: all."""
 
-    def __init__(self, client: Client, session: str, source: str) -> None:
+    def __init__(self, client: Client, session: str, source: str, most: int = 0) -> None:
         self._client = client
         self._session = session
         self._source = source
+        self._most = most
         self._rows = Rows()
         self._devices: dict[str, str] = {}
         self._spec: SessionSpec | None = None
@@ -34,6 +36,8 @@ class Past:
             rows.add(events=events)
             rows.add(records=client.records(session, rows.last_round))
             rows.add(metrics=client.metrics(session, rows.last_version))
+            if self._most:
+                rows.thin(self._most)
             return dataset_of(rows, self._spec, source=self._source, checkpoints=client.checkpoints(session))
 
     def _look_again(self) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .past import Past
 
 _POLL_SECONDS = 1.0
+_OVERVIEW_ROUNDS = 200
 
 
 class Session:
@@ -56,7 +57,7 @@ class Session:
         self._shared: torch.nn.Module | None = None
         self._sharing = threading.Lock()
         self._showing: Showing | None = None
-        self._past: Past | None = None
+        self._pasts: dict[int, Past] = {}
 
     @property
     def model(self) -> torch.nn.Module:
@@ -89,11 +90,19 @@ class Session:
     def history(self) -> xr.Dataset:
         """Every round of the session, also from before this kernel joined, by `round` and `peer`; see
         `jupyter_swarm.history`. The server tells it: with none, `LinkError`."""
+        return self._dataset(0)
+
+    def overview(self) -> xr.Dataset:
+        """The history in some 200 rounds: of a longer one, older rounds are counted together with those beside them,
+        under the last one's number. For pictures that are drawn again and again: it does not grow."""
+        return self._dataset(_OVERVIEW_ROUNDS)
+
+    def _dataset(self, most: int) -> xr.Dataset:
         from .past import Past  # xarray and pandas: whoever only trains needs neither
 
-        if self._past is None:
-            self._past = Past(self._client, self.id, self.recipe.source)
-        return self._past.dataset()
+        if most not in self._pasts:
+            self._pasts[most] = Past(self._client, self.id, self.recipe.source, most)
+        return self._pasts[most].dataset()
 
     def plot(self, x: Axis = "round", **options: Any) -> Figure:
         """The history as a figure, by "round", "samples" or "time"; options as of `history().swarm.plot`."""

@@ -26,10 +26,10 @@ import httpx
 import psutil
 from playwright.sync_api import CDPSession, Page, sync_playwright
 
-from tests.browser.classroom import CALM, NAMES, browser_path, write_notebook
+from tests.browser.classroom import CALM, NAMES, browser_path, build_panel, write_notebook
 
 from .crowd import ALL_IN
-from .harness import ROOT, Failed, Process, Server, server, wait_until, workplace
+from .harness import Failed, Process, Server, server, wait_until, workplace
 from .reporting import Figures, main, table
 from .soak import grown
 
@@ -117,7 +117,7 @@ def lab(folder: Path, stack: contextlib.ExitStack) -> Server:
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     return server(
         folder, stack, "--LabApp.expose_app_in_browser=True",
-        f"--LabApp.extra_labextensions_path={ROOT / 'jupyter_swarm' / 'labextension_build'}",
+        f"--LabApp.extra_labextensions_path={build_panel()}",
         f"--LabApp.user_settings_dir={folder / 'settings'}", f"--LabApp.workspaces_dir={folder / 'workspaces'}", *quiet,
     )  # fmt: skip
 

@@ -10,6 +10,8 @@ import contextlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -32,6 +34,16 @@ _CONNECTED = """() => {
 }"""
 JOIN = "%load_ext jupyter_swarm\n%swarm join"
 """What a student's notebook begins with."""
+
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+def build_panel() -> Path:
+    """Where the panel is, built first if its sources have changed. Raises CalledProcessError with what npm said."""
+    command = [sys.executable, str(TOP / "labextension" / "building.py")]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return TOP / "jupyter_swarm" / "labextension_build"
 
 
 def browser_path() -> str | None:

@@ -18,8 +18,9 @@ from traitlets.config import Config
 from tests.coordinator.scripted import ScriptedPeer
 from tests.coordinator.server import Swarm
 
+from .classroom import build_panel
+
 _DISABLED = re.compile(r"\blm-mod-disabled\b")
-TOP = Path(__file__).resolve().parents[2]
 INSTALLED = Path(sys.prefix, "share", "jupyter", "labextensions")
 """What shows widgets is there, and the server's fixtures hide it. The panel built here goes before one there."""
 
@@ -27,13 +28,12 @@ INSTALLED = Path(sys.prefix, "share", "jupyter", "labextensions")
 @pytest.fixture(scope="session")
 def panel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the built panel is. Where it cannot be built the tests are skipped, but not in continuous integration."""
-    command = [sys.executable, str(TOP / "labextension" / "building.py")]
     with FileLock(tmp_path_factory.getbasetemp().parent / "panel.lock"):  # other workers build it as well
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode and not os.environ.get("CI"):
-        pytest.skip(f"The panel could not be built, and was not tested: {made.stderr[-500:]}")
-    assert not made.returncode, made.stderr
-    return TOP / "jupyter_swarm" / "labextension_build"
+        try:
+            return build_panel()
+        except subprocess.CalledProcessError as failed:
+            said = f"The panel could not be built, and was not tested: {failed.stderr[-500:]}"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(said)
 
 
 @pytest.fixture

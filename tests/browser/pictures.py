@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +14,8 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from . import classroom
-from .classroom import Classroom
+from .classroom import TOP, Classroom
 
-TOP = Path(__file__).resolve().parents[2]
 LARGEST = 200_000
 """Bytes that a picture may have."""
 _SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -147,11 +144,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.browser.pictures", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=TOP / "tutorials" / "pictures")
     folder = parser.parse_args().folder
-    subprocess.run([sys.executable, str(TOP / "labextension" / "building.py")], check=True)
     chromium = classroom.browser_path()
     if chromium is None:
         raise SystemExit(f"There is no browser: one of {', '.join(classroom.NAMES)} is to be on the PATH.")
-    with Classroom(TOP / "jupyter_swarm" / "labextension_build", chromium, scale=1.5) as room:
+    with Classroom(classroom.build_panel(), chromium, scale=1.5) as room:
         take_all(room, Camera(folder))
 
 

@@ -89,7 +89,7 @@ class Session:
             raise self.error
         return self.now
 
-    def history(self) -> xr.Dataset:
+    def overview(self) -> xr.Dataset:
         self.drawings += 1
         return build([])
 

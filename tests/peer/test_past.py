@@ -6,6 +6,7 @@ import threading
 
 import msgspec
 import pytest
+import xarray as xr
 
 from jupyter_swarm.peer import api
 from jupyter_swarm.peer.recipe import Recipe
@@ -43,6 +44,8 @@ def test_the_history_of_a_session_is_what_its_server_recorded(server: Server, mo
     assert history.bytes_up.sum() > 4 * 74 * len(records), "a gradient of 74 numbers in each round"
     assert history.held_out_accuracy.dropna("round")["round"].values[-1] == records[-1].round
     assert any("ann joined" in text for text in history.event_text.values)
+
+    xr.testing.assert_identical(session.overview(), history)
 
     card = session.card()
     assert (card.name, card.recipe, card.source) == ("CS 101", session.recipe.sha256, PLAIN)
