@@ -21,7 +21,7 @@ from .themes import DASHES, Theme
 Array = npt.NDArray[Any]
 
 _BINS = 100
-"""A curve of more rounds is drawn as so many means, and every round as a thin line behind them."""
+"""A curve of more rounds is drawn as at most so many means, and every round as a thin line behind them."""
 _FAINT = 30
 """Of so many peers, at most, the own losses are drawn."""
 _HELD_OUT_LOSS = f"{HELD_OUT}loss"
@@ -96,7 +96,7 @@ def _training(axes: Axes, run: Run, pen: Pen, number: int) -> Array:
     label = pen.name(run.name) or "training"
     if not len(rows):
         return loss
-    starts = _starts(len(rows))
+    starts = _starts(run.x[rows])
     middles = np.add.reduceat(run.x[rows], starts) / np.diff([*starts, len(rows)])
     if not run.name:
         _peers_training(axes, run, pen, rows, starts, middles)
@@ -217,15 +217,19 @@ _PANELS: dict[str, Panel] = {"loss": _loss, "speed": _speed, "share": _share, "w
 # --- pieces of rounds
 
 
-def _starts(count: int) -> Array:
-    """Where the pieces of so many rounds begin."""
-    return np.unique(np.linspace(0, count, min(count, _BINS), endpoint=False).astype(np.intp))
+def _starts(x: Array) -> Array:
+    """Where the pieces of rounds that end at these places begin: of many, as many as are equally wide on the axis. (Of
+    a thinned history the newest rounds stand apart.)"""
+    if len(x) <= _BINS:
+        return np.arange(len(x))
+    pieces = np.floor((x - x[0]) / max(x[-1] - x[0], 1e-9) * (_BINS - 1e-6))
+    return np.flatnonzero(np.diff(pieces, prepend=-1.0))
 
 
 def _pieces(run: Run, known: Array) -> tuple[Array, Array, Array]:
     """The rounds that are known, where each piece of them begins, and the pieces' edges on the x axis."""
     rows = np.flatnonzero(known)
-    starts = _starts(len(rows))
+    starts = _starts(run.x[rows])
     edges = np.concatenate([run.edges[rows[starts]], [run.x[rows[-1]]]]) if len(rows) else np.zeros(1)
     return rows, starts, edges
 

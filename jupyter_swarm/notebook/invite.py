@@ -20,7 +20,8 @@ from .frontend import Display, saves_widgets
 from .parts import LINE, AskingButton, Said, button, choices, labelled, put, row, show, view_of
 
 _ROLES = [("train with us", "peer"), ("look on", "viewer"), ("steer as I do", "instructor")]
-_EXPIRES = [("an hour", 3600.0), ("a day", 86400.0), ("a week", 7 * 86400.0), ("as the server has it", 0.0)]
+# Who came in by an invite needs it to come back: none is shorter than a long class.
+_EXPIRES = [("4 hours", 4 * 3600.0), ("a day", 86400.0), ("a week", 7 * 86400.0)]
 _ROLE_NAMES = {"peer": "train", "viewer": "look on", "instructor": "train and steer", "holder": "hold shards"}
 
 
@@ -39,7 +40,7 @@ class InviteCard:
         self.said = Said()
         self.link, self.qr, self.facts = widgets.HTML(layout=_grows()), widgets.HTML(), widgets.HTML()
         self.role = labelled(widgets.Dropdown, "They", "16em", options=_ROLES)
-        self.expires = labelled(widgets.Dropdown, "for", "15em", options=_EXPIRES, value=86400.0)
+        self.expires = labelled(widgets.Dropdown, "for", "9em", options=_EXPIRES, value=7 * 86400.0)
         self.new = button("New invite", "plus", "Make another link; the ones before stay valid", self._new)
         self.hide = button("", "eye-slash", "A hidden link is in no notebook that is saved", self._toggle)
         self.listed = labelled(widgets.Dropdown, "Valid invites", "36em", options=())

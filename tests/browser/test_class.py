@@ -152,3 +152,48 @@ def test_the_same_join_in_notebook(room: Classroom, host: Page, link: str) -> No
     expect(card).to_contain_text("by the instructor")
     classroom.button_at(card, "Leave").click()
     expect(classroom.peer_in(panel, "Cleo")).to_have_count(0)
+
+
+def test_a_page_that_may_not_copy_has_the_link_selected(room: Classroom, host: Page, link: str) -> None:
+    copy = host.get_by_title("Copy Link", exact=True)
+    host.evaluate("""() => {
+        navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError'));
+        document.execCommand = () => false;
+    }""")
+    copy.click()
+    expect(copy).to_have_text("Selected: press Ctrl+C")
+    assert (
+        host.evaluate(
+            "() => { const f = document.activeElement; return f.value.slice(f.selectionStart, f.selectionEnd); }"
+        )
+        == link
+    )
+    panel = classroom.panel_of(host)
+    shown = classroom.invites_viewers(panel)
+    panel.get_by_role("button", name="Copy", exact=True).click()
+    dialog = host.get_by_role("dialog")
+    expect(dialog).to_contain_text("Press Ctrl+C")
+    expect(dialog.get_by_label("To be copied")).to_have_value(shown)
+    dialog.get_by_role("button", name="Close").click()
+
+
+def test_a_kernel_that_is_restarted_with_widgets_on_screen_is_the_same_peer(
+    room: Classroom, host: Page, link: str
+) -> None:
+    panel = classroom.panel_of(host)
+    room.writes("dora.ipynb", classroom.JOIN)
+    page = room.sits_down("lab/workspaces/dora/tree/dora.ipynb")
+    classroom.runs(page, 0)
+    card = classroom.pastes_link(page, link, "Dora")
+    classroom.agrees(card)
+    dora = panel.locator(".swarm-peer .swarm-name", has_text="Dora")
+    expect(dora).to_have_count(1)
+
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    expect(dora).to_have_count(0)
+    classroom.button_at(card, "Leave").click()
+    expect(card).to_contain_text("after a restart of the kernel, run the cell again")
+    classroom.runs(page, 0)
+    classroom.agrees(classroom.pastes_link(page, link, "Dora"))
+    expect(dora).to_have_text(["Dora"])
+    expect(panel).not_to_contain_text("Dora (")
