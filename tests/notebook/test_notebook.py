@@ -54,7 +54,7 @@ def test_a_saved_notebook_shows_the_end_without_a_kernel(
     outputs = executed(cells, tmp_path, monkeypatch)
     shown = [output for output in outputs[2] if output.output_type == "display_data"]
     invite, card, heading, picture, tail = (output.data for output in shown)
-    assert "are over" in invite["text/html"]
+    assert "is over" in invite["text/html"]
     assert not [data for data in (invite, card, tail) if VIEW in data]
     assert "<script>" not in str([one.data.get("text/html") for cell in outputs for one in cell if "data" in one])
     assert "finished" in heading["text/html"]
