@@ -18,13 +18,16 @@ RULE_VERSION = 1
 
 
 class Codec(enum.IntEnum):
-    """How a shard's numbers are written as bytes. INT8 is blockwise with an fp32 scale for each block."""
+    """How a shard's numbers are written as bytes. INT8 and INT4 are blockwise with an fp32 scale for each block; TOPK
+    is the 64 largest of each 4,096 numbers, in two bits each and their place."""
 
     FP32 = 1
     FP16 = 2
     BF16 = 3
     INT8 = 4
     INT64 = 5
+    INT4 = 6
+    TOPK = 7
 
 
 LOSSLESS = frozenset({Codec.FP32, Codec.INT64})

@@ -3,12 +3,12 @@
     FP32, INT64  the numbers as they are
     FP16         rounded; beyond ±65504 it saturates, infinity too: callers check that numbers are finite beforehand
     BF16         rounded
-    INT8         blocks of 256: first one fp32 scale for each block (largest magnitude / 127), then one int8 for each
-                 number, rounded half to even; a number is off by at most half its block's scale
+    INT8, INT4   blocks with a scale each: `blocks`
+    TOPK         the largest numbers of each block, two bits each; all others become zero: `sparse`
 
-Decoding gives the same bits on every CPU: it is a conversion that is exact (FP16, BF16, int8 to fp32) and for INT8 one
-fp32 multiplication, in a pass of its own so that no machine fuses it with an addition. NaN stays NaN in all codecs but
-INT64. `scratch` is an fp32 tensor of at least the chunk's length that the caller keeps.
+Decoding gives the same bits on every CPU: it is a conversion that is exact (FP16, BF16, integers to fp32) and then at
+most one fp32 multiplication, in a pass of its own so that no machine fuses it with an addition. NaN stays NaN, or is
+refused. `scratch` is an fp32 tensor of at least the chunk's length that the caller keeps.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch import Tensor
 from ..protocol.errors import ProtocolError
 from ..protocol.layout import CHUNK_ELEMENTS
 from ..protocol.rules import Codec
+from . import blocks, sparse
+from .vector import square_sum
 
-BLOCK_ELEMENTS = 256
 FP16_LARGEST = 65504.0
 
 Buffer = bytes | bytearray | memoryview
@@ -45,18 +46,19 @@ def new_scratch() -> Tensor:
 
 def encoded_bytes(codec: Codec, count: int) -> int:
     """Bytes of `count` numbers."""
-    if codec == Codec.INT8:
-        return 4 * _blocks(count) + count
-    return _DTYPES[codec].itemsize * count
+    if codec in blocks.SHAPES:
+        return blocks.bytes_of(codec, count)
+    return sparse.bytes_of(count) if codec == Codec.TOPK else _DTYPES[codec].itemsize * count
 
 
 def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch: Tensor) -> int:
-    """Write `values` (1-D, contiguous, CPU; fp32, or int64 for INT64) to the start of `buffer`; returns the bytes."""
+    """Write `values` (1-D, contiguous; fp32, or int64 for INT64; on the CPU, but for TOPK anywhere) to the start of
+    `buffer`; returns the bytes."""
     count = values.numel()
-    if codec == Codec.INT8:
-        scales, numbers = _int8_parts(buffer, count)
-        for part, scale, number in _block_rows(values, scales, numbers):
-            _encode_blocks(part, scale, number, scratch[: part.numel()].view(part.shape))
+    if codec in blocks.SHAPES:
+        blocks.encode(codec, values, buffer, scratch)
+    elif codec == Codec.TOPK:
+        sparse.encode(values, buffer)
     elif codec == Codec.FP16:
         limited = torch.clamp(values, -FP16_LARGEST, FP16_LARGEST, out=scratch[:count])
         _numbers(codec, buffer, count).copy_(limited)
@@ -67,22 +69,42 @@ def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch
 
 def decoded(codec: Codec, payload: Buffer, count: int, scratch: Tensor) -> Tensor:
     """The `count` numbers in `payload`, to be read at once: the payload's own memory where it holds them as they are,
-    else in `scratch`. fp32, or int64 for INT64. Raises `ProtocolError` if the payload has the wrong length."""
-    check_length(codec, payload, count)
+    else in `scratch`. fp32, or int64 for INT64. Raises `ProtocolError` as `decode`."""
     if codec in (Codec.FP32, Codec.INT64):
+        check_length(codec, payload, count)
         return _numbers(codec, payload, count)
-    return _decode(codec, payload, scratch[:count])
+    decode(codec, payload, scratch[:count])
+    return scratch[:count]
 
 
 def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
-    """Write the numbers in `payload` to `out`. Raises `ProtocolError` if the payload has the wrong length."""
+    """Write the numbers in `payload` to `out`. Raises `ProtocolError` if the payload has the wrong length, or says what
+    cannot be."""
     check_length(codec, payload, out.numel())
-    _decode(codec, payload, out)
+    if codec in blocks.SHAPES:
+        blocks.decode(codec, payload, out)
+    elif codec == Codec.TOPK:
+        sparse.decode(payload, out)
+    else:
+        out.copy_(_numbers(codec, payload, out.numel()))
 
 
 def accumulate(codec: Codec, payload: Buffer, weight: float, accumulator: Tensor, scratch: Tensor) -> None:
-    """accumulator += weight * numbers. Raises `ProtocolError` if the payload has the wrong length."""
-    accumulator.add_(decoded(codec, payload, accumulator.numel(), scratch), alpha=weight)
+    """accumulator += weight * numbers. Raises `ProtocolError` as `decode`."""
+    if codec == Codec.TOPK:
+        check_length(codec, payload, accumulator.numel())
+        sparse.accumulate(payload, weight, accumulator)
+    else:
+        accumulator.add_(decoded(codec, payload, accumulator.numel(), scratch), alpha=weight)
+
+
+def square_of(codec: Codec, payload: Buffer, count: int, scratch: Tensor) -> float:
+    """Sum of the squares of the numbers in `payload`; not finite if one of them is not. Raises `ProtocolError` as
+    `decode`."""
+    if codec == Codec.TOPK:
+        check_length(codec, payload, count)
+        return square_sum(sparse.read(payload, count).numbers)
+    return square_sum(decoded(codec, payload, count, scratch))
 
 
 def check_length(codec: Codec, payload: Buffer, count: int) -> None:
@@ -93,45 +115,5 @@ def check_length(codec: Codec, payload: Buffer, count: int) -> None:
         )
 
 
-def _decode(codec: Codec, payload: Buffer, out: Tensor) -> Tensor:
-    if codec != Codec.INT8:
-        return out.copy_(_numbers(codec, payload, out.numel()))
-    scales, numbers = _int8_parts(payload, out.numel())
-    out.copy_(numbers)
-    for part, scale, _ in _block_rows(out, scales, numbers):
-        part.mul_(scale[:, None])
-    return out
-
-
 def _numbers(codec: Codec, buffer: Buffer, count: int) -> Tensor:
     return torch.frombuffer(buffer, dtype=_DTYPES[codec], count=count)
-
-
-def _blocks(count: int) -> int:
-    return -(-count // BLOCK_ELEMENTS)
-
-
-def _int8_parts(buffer: Buffer, count: int) -> tuple[Tensor, Tensor]:
-    blocks = _blocks(count)
-    scales = torch.frombuffer(buffer, dtype=torch.float32, count=blocks)
-    return scales, torch.frombuffer(buffer, dtype=torch.int8, count=count, offset=4 * blocks)
-
-
-def _block_rows(values: Tensor, scales: Tensor, numbers: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Values, scales and int8 numbers as rows of one block each; a shorter last block comes by itself."""
-    count = values.numel()
-    whole = count // BLOCK_ELEMENTS
-    cut = whole * BLOCK_ELEMENTS
-    rows = []
-    if whole:
-        rows.append((values[:cut].view(whole, -1), scales[:whole], numbers[:cut].view(whole, -1)))
-    if cut < count:
-        rows.append((values[cut:].view(1, -1), scales[whole:], numbers[cut:].view(1, -1)))
-    return rows
-
-
-def _encode_blocks(values: Tensor, scales: Tensor, numbers: Tensor, scratch: Tensor) -> None:
-    torch.amax(torch.abs(values, out=scratch), dim=1, out=scales)
-    scales.div_(127)
-    divisors = torch.where(scales == 0, 1.0, scales)
-    numbers.copy_(torch.div(values, divisors[:, None], out=scratch).round_().clamp_(-127, 127))

@@ -14,8 +14,7 @@ from ..protocol.layout import Shard, Stream, section_of
 from ..protocol.messages import Staged
 from ..protocol.rules import Codec, StreamRule
 from .carried import name_of
-from .codecs import Buffer, check_length, decoded
-from .vector import square_sum
+from .codecs import Buffer, check_length, square_of
 
 
 class _Chunk(NamedTuple):
@@ -58,7 +57,7 @@ class Staging:
         payload = payload_of(frame)
         check_length(header.codec, payload, header.count)
         if section_of(header.stream) != Stream.COUNTER:
-            square = square_sum(decoded(header.codec, payload, header.count, scratch))
+            square = square_of(header.codec, payload, header.count, scratch)
             if not math.isfinite(square):
                 raise Refusal(
                     f"A number of {header.stream.name} from element {header.start} on is NaN, infinite or too large.",

@@ -1,0 +1,88 @@
+"""INT8 and INT4: blocks of numbers, each with the fp32 scale that its largest magnitude gives.
+
+    INT8  blocks of 256: number ≈ scale * q, q from -127 to 127; one byte each
+    INT4  blocks of 128: q from -7 to 7, stored as q + 8 in half a byte: the block's first half in the low halves of
+          its bytes, the second half in the high ones
+
+A chunk is all scales, then all numbers. Rounded half to even; a number is off by at most half its block's scale.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..protocol.rules import Codec
+
+Buffer = bytes | bytearray | memoryview
+
+
+class _Shape(NamedTuple):
+    """elements: of a block. largest: magnitude of q. packed: numbers in a byte."""
+
+    elements: int
+    largest: int
+    packed: int
+
+
+SHAPES = {Codec.INT8: _Shape(256, 127, 1), Codec.INT4: _Shape(128, 7, 2)}
+
+
+def bytes_of(codec: Codec, count: int) -> int:
+    """Bytes of `count` numbers."""
+    shape = SHAPES[codec]
+    whole, rest = divmod(count, shape.elements)
+    numbers = whole * shape.elements // shape.packed + -(-rest // shape.packed)
+    return 4 * (whole + bool(rest)) + numbers
+
+
+def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch: Tensor) -> None:
+    """Write fp32 `values` to the start of `buffer`. scratch: fp32, at least as many."""
+    shape = SHAPES[codec]
+    for part, scale, numbers in _rows(shape, values, buffer):
+        rounded = scratch[: part.numel()].view(part.shape)
+        torch.amax(torch.abs(part, out=rounded), dim=1, out=scale)
+        scale.div_(shape.largest)
+        divisors = torch.where(scale == 0, 1.0, scale)
+        torch.div(part, divisors[:, None], out=rounded).round_().clamp_(-shape.largest, shape.largest)
+        if shape.packed == 1:
+            numbers.view(torch.int8).copy_(rounded)
+        else:
+            half = numbers.shape[1]
+            numbers.copy_(rounded[:, :half].add_(8))
+            high = rounded[:, half:].add_(8).to(torch.uint8)
+            numbers[:, : high.shape[1]].bitwise_or_(high.bitwise_left_shift_(4))
+
+
+def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
+    """Write the numbers in `payload`, which has the right length, to fp32 `out`."""
+    shape = SHAPES[codec]
+    for part, scale, numbers in _rows(shape, out, payload):
+        if shape.packed == 1:
+            part.copy_(numbers.view(torch.int8))
+        else:
+            half = numbers.shape[1]
+            part[:, :half].copy_(numbers & 15)
+            part[:, half:].copy_((numbers >> 4)[:, : part.shape[1] - half])
+            part.sub_(8)
+        part.mul_(scale[:, None])
+
+
+def _rows(shape: _Shape, values: Tensor, buffer: Buffer) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Values, scales and the numbers' bytes as rows of one block each; a shorter last block comes by itself."""
+    whole, rest = divmod(values.numel(), shape.elements)
+    blocks = whole + bool(rest)
+    size = shape.elements // shape.packed
+    scales = torch.frombuffer(buffer, dtype=torch.float32, count=blocks)
+    numbers = torch.frombuffer(
+        buffer, dtype=torch.uint8, count=whole * size + -(-rest // shape.packed), offset=4 * blocks
+    )
+    cut = whole * shape.elements
+    rows = []
+    if whole:
+        rows.append((values[:cut].view(whole, -1), scales[:whole], numbers[: whole * size].view(whole, -1)))
+    if rest:
+        rows.append((values[cut:].view(1, -1), scales[whole:], numbers[whole * size :].view(1, -1)))
+    return rows
