@@ -174,17 +174,16 @@ def _unpack12(packed: Bytes, kept: int) -> Array:
     return np.stack([first, second], axis=-1).reshape(len(packed), -1)[:, :kept]
 
 
-def _pack2(symbols: Bytes) -> Bytes:
+def _pack2(symbols: Array) -> Array:
     """(rows, kept) -> (rows, 1 for each four), the first in the lowest bits."""
     fours = _padded(symbols, 4).reshape(len(symbols), -1, 4)
-    packed: Bytes = fours[..., 0] | (fours[..., 1] << 2) | (fours[..., 2] << 4) | (fours[..., 3] << 6)
+    packed: Array = fours[..., 0] | (fours[..., 1] << 2) | (fours[..., 2] << 4) | (fours[..., 3] << 6)
     return packed
 
 
-def _unpack2(packed: Bytes, kept: int) -> Bytes:
-    shifted = packed[..., None] >> np.array([0, 2, 4, 6], np.uint8)
-    result: Bytes = (shifted & 3).reshape(len(packed), -1)[:, :kept]
-    return result
+def _unpack2(packed: Bytes, kept: int) -> Array:
+    shifted: Array = packed[..., None] >> np.array([0, 2, 4, 6], np.uint8)
+    return (shifted & 3).reshape(len(packed), -1)[:, :kept]
 
 
 def _padded(rows: Array, unit: int) -> Array:
