@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .shards.layout import decay_matrices as decay_matrices
     from .strategies import EveryStep as EveryStep
     from .strategies import LocalUpdates as LocalUpdates
+    from .strategies import SparseLocalUpdates as SparseLocalUpdates
     from .strategies import WarmStart as WarmStart
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ _EXPORTS = {
     "Data": ".peer.recipe",
     "EveryStep": ".strategies",
     "LocalUpdates": ".strategies",
+    "SparseLocalUpdates": ".strategies",
     "Nesterov": ".optim",
     "ParameterGroup": ".protocol.layout",
     "Preflight": ".peer.preflight",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 from ..protocol.messages import ClipBy, Commit, Install, PartialNorm, Prepare, Prepared, PrepareFailed
 from ..protocol.records import Contributor, RoundRecord
@@ -30,9 +31,18 @@ def close_if_complete(state: State, now: float) -> list[Effect]:
     order = tuple((number, current.contributions[number].weight) for number in current.accepted)
     prepare = Prepare(
         state.generation, current.number, current.attempt, order, current.samples_in, state.rule.optimizer,
-        state.learning_rate, state.rule.clip_norm,
+        state.learning_rate, state.rule.clip_norm, _scales(state),
     )  # fmt: skip
     return [Tell(holder, prepare) for holder in state.holding()]
+
+
+def _scales(state: State) -> tuple[float, ...]:
+    """What brings contributions that are larger than the median down to it."""
+    if not state.rule.clip_to_median:
+        return ()
+    norms = [state.round.contributions[number].norms["gradient"] for number in state.round.accepted]
+    middle = statistics.median(norms)
+    return tuple(min(1.0, middle / norm) if norm else 1.0 for norm in norms)
 
 
 def _note_whom_it_waited_for(state: State, now: float) -> None:

@@ -23,6 +23,7 @@ from ..strategies.workers import Worker, worker
 from .data import EpochOrder, Samples
 from .forward import Cancel, Forward, LeaseFailed, LossSum, OutOfMemory, never
 from .recipe import Data, Recipe, call
+from .residual import Residual
 from .view import View
 
 
@@ -97,6 +98,10 @@ class Computer:
     @say.setter
     def say(self, say: Callable[[str], None]) -> None:
         self._forward.say = say
+
+    def first_residual(self) -> Residual:
+        """Of a member that has sent nothing yet."""
+        return Residual(self.layout)
 
     def first_view(self) -> View:
         """A view that begins with the model's own numbers."""

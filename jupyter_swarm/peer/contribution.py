@@ -9,6 +9,7 @@ from ..link import Upload
 from ..protocol import failpoints
 from ..protocol.errors import LinkError
 from ..protocol.rules import RoundRule
+from ..shards.feedback import Encoded
 from ..shards.outgoing import Envelope, FrameWriter, contribution_frames
 from ..shards.vector import FlatVector
 
@@ -18,11 +19,14 @@ Send = Callable[[Iterable[tuple[memoryview, ...]]], Upload]
 
 class Contribution:
     """What was announced as `key`, computed from version `base`. vector: None if what was computed came out as no
-    numbers, and the announcement said so."""
+    numbers, and the announcement said so. encoded: the gradients, where what is not sent of them is kept. round: for
+    which it was granted."""
 
-    def __init__(self, key: int, base: int, vector: FlatVector | None) -> None:
+    def __init__(self, key: int, base: int, vector: FlatVector | None, encoded: Encoded | None = None) -> None:
         self.key = key
         self.base = base
+        self.encoded = encoded
+        self.round = 0
         self._vector = vector
         self._upload: Upload | None = None
 
@@ -30,7 +34,8 @@ class Contribution:
         """Begin to send it. Only the first time counts."""
         if self._upload is not None or self._vector is None:
             return
-        frames = contribution_frames(writer, envelope, self._vector, rule)
+        self.round = envelope.round
+        frames = contribution_frames(writer, envelope, self._vector, rule, self.encoded)
         half = sum(len(shard.chunks()) for shard in self._vector.layout.trained_shards) // 2
         self._upload = send(_reaching_half(half, frames))
 

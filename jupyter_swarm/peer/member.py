@@ -66,6 +66,7 @@ class Member:
         self._resyncs = 0
         self._work = Work(computer, self.view, inbox)
         self._contribution: Contribution | None = None
+        self._residual = computer.first_residual()
         self._key = 0
         self._writer = FrameWriter()
         self._stopwatch = Stopwatch()
@@ -103,7 +104,10 @@ class Member:
         if welcome.layout.digest != self.layout.digest or welcome.spec.rule != self._spec.rule:
             raise LayoutError("The session on the server is another one now.", todo="Join again.")
         self._spec = welcome.spec
-        still_good = welcome.generation == self.generation and not self._syncing
+        same = welcome.generation == self.generation
+        if not same:
+            self._residual.stands_at(welcome.version, others_count=False)
+        still_good = same and not self._syncing
         self.generation = welcome.generation
         self._finished = self._halted = ""
         settings = welcome.spec.settings
@@ -157,6 +161,7 @@ class Member:
     def _synced(self, version: int) -> None:
         self._syncing = False
         self._offer = None
+        self._residual.stands_at(version)
         self.view.set_version(version)
         self.arrivals.has(version)
         self._work.begin(self.rule)
@@ -220,6 +225,8 @@ class Member:
 
     def _forget_work(self) -> None:
         """The leases and the contribution under way are no longer this peer's."""
+        if self._contribution is not None:
+            self._residual.lost(self._contribution.encoded)
         self._end_contribution()
         self._work.forget()
 
@@ -234,13 +241,16 @@ class Member:
         work = self._work
         vector, norms = work.finish()
         round_, attempt = work.attempt
+        encoded = None
+        if vector is not None:
+            encoded = self._residual.encode(vector, norms, self._spec.rule_of(round_), work.base)
         self._key += 1
         size = contribution_bytes(self.layout, self._spec.rule_of(round_), round_)
         announcement = m.Announce(
             self.generation, round_, attempt, self._key, work.base, tuple(work.leases), norms, work.loss.total,
             work.loss.samples, size, work.steps,
         )  # fmt: skip
-        self._contribution = Contribution(self._key, work.base, vector)
+        self._contribution = Contribution(self._key, work.base, vector, encoded)
         work.forget()
         self._idle("its contribution waits for its turn to be sent")
         self._port.send(announcement)
@@ -261,6 +271,7 @@ class Member:
         if contribution is None:
             return
         self._end_contribution()
+        self._residual.accepted(contribution.round, contribution.encoded)
         self._idle("its contribution is in: the round is being finished")
         if contribution.base < self.view.version:
             self._work.begin(self.rule)
@@ -287,6 +298,7 @@ class Member:
             return
         self._keep_late(commit.round)
         self.view.apply(packets)
+        self._residual.stands_at(commit.round)
         self._resyncs = 0
         # What follows is done while the answer is on its way.
         self._want_work()
@@ -317,6 +329,7 @@ class Member:
         self.arrivals.drop(abort.round, abort.attempt)
         # All leases have gone back, those of a contribution that is a round late too.
         self._forget_work()
+        self._residual.stands_at(abort.round - 1, others_count=False)
         self._record.note(f"Round {abort.round} starts again: {abort.reason}.")
         self._want_work()
 

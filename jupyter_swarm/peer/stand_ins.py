@@ -18,7 +18,8 @@ from torch import nn
 from ..protocol.errors import LinkError
 from ..protocol.frames import HEADER_BYTES
 from ..protocol.layout import Layout, Shard, Stream
-from ..protocol.rules import RoundRule, Sophia
+from ..protocol.rules import RoundRule, Sophia, StreamRule
+from ..shards.feedback import Encoded
 from ..shards.gradients import norms_of
 from ..shards.incoming import PacketSet
 from ..shards.vector import FlatVector
@@ -26,6 +27,7 @@ from ..strategies.workers import Worker
 from .assignment import Assignment, samples_each
 from .compute import Computer
 from .forward import Cancel, Cancelled, LossSum, never
+from .residual import Residual
 from .view import View
 
 _NOISE = 1e-3
@@ -43,6 +45,7 @@ class Shared:
         self._frames: WeakValueDictionary[bytes, memoryview] = WeakValueDictionary()
         self._digests: dict[tuple[int, int], str] = {}
         self._made: dict[bool, tuple[FlatVector, dict[str, float]]] = {}
+        self.residual = _SharedResidual(self)
 
     def only(self, frame: memoryview) -> memoryview:
         """The frame that came to another student with the same bytes, or else this one."""
@@ -73,6 +76,29 @@ class Shared:
         if hessian and Stream.HESSIAN not in made_vector.sections:
             made_vector.sections[Stream.HESSIAN] = made_vector.sections[Stream.PARAMETERS].square()
         return made_vector, norms_of(made_vector, hessian)
+
+
+class _SharedResidual(Residual):
+    """The same bytes for all students and rounds: thirty residuals would take thirty times the memory."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared.vector.layout)
+        self._shared = shared
+        self._made: dict[StreamRule, Encoded] = {}
+
+    def encode(self, vector: FlatVector, norms: dict[str, float], rule: RoundRule, base: int) -> Encoded | None:
+        stream = rule.stream(Stream.GRADIENT)
+        if not stream.feedback:
+            return None
+        with self._shared.lock:
+            if stream not in self._made:
+                self._made[stream] = self._feedback.encode(vector, stream, base)
+            norms["gradient"] = self._made[stream].norm
+            return self._made[stream]
+
+    def accepted(self, round: int, encoded: Encoded | None) -> None: ...
+
+    def lost(self, encoded: Encoded | None) -> None: ...
 
 
 class SharedView(View):
@@ -144,6 +170,9 @@ class StandIn(Computer):
     @say.setter
     def say(self, say: Callable[[str], None]) -> None:
         self._say = say
+
+    def first_residual(self) -> Residual:
+        return self._shared.residual
 
     def first_view(self) -> View:
         return SharedView(self._shared, lambda version: self._advanced(version, self._rule.strategy))

@@ -27,6 +27,7 @@ LIMITS: dict[str, dict[str, tuple[float, float]]] = {
         "grace": (0.0, 86400.0), "staleness": (0, 100), "norm_limit": _NORM, "clip_norm": _NORM,
         "inner_batch": _COUNT, "inner_clip_norm": _NORM, "predictions": (1, 10**15), "begins": (1, 10**9),
     },
+    "StreamRule": {"feedback": (0.0, 1.0)},
     "SessionSettings": {
         "seed": (-(2**63), 2**63 - 1), "rounds": (0, 10**9), "evaluate_every": (0, 10**9),
         "minimum_peers": (1, 10**6), "capacity": (1, 10**6), "upload_bytes": (1, 2**50),

@@ -323,7 +323,8 @@ class Forget(Message, frozen=True):
 
 
 class Prepare(Message, frozen=True):
-    """Merge the accepted contributions in this order, with these weights, and compute the next version."""
+    """Merge the accepted contributions in this order, with these weights, and compute the next version. scales: what
+    the gradient of each is multiplied with besides, if anything."""
 
     generation: int
     round: int
@@ -333,6 +334,7 @@ class Prepare(Message, frozen=True):
     optimizer: OptimizerRule
     learning_rate: float
     clip_norm: float
+    scales: tuple[float, ...] = ()
 
 
 class ClipBy(Message, frozen=True):

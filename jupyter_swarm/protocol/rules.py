@@ -112,13 +112,15 @@ class StreamRule(msgspec.Struct, frozen=True):
     """How one stream travels up and down and how the peers' parts of it become one.
 
     merge: "sum" divides the sum of contributions by the round's samples (gradients, Hessian estimates); "mean" weighs
-    each contribution by its samples (pseudo-gradients, buffers); "maximum" takes the largest (counters).
+    each contribution by its samples (pseudo-gradients, buffers); "maximum" takes the largest (counters). feedback: how
+    much of what a lossy `up` has lost a peer adds to its next contribution (0: it is lost).
     """
 
     stream: Stream
     up: Codec = Codec.FP32
     down: Codec = Codec.FP32
     merge: Literal["sum", "mean", "maximum"] = "sum"
+    feedback: float = 0.0
 
 
 DEFAULT_STREAMS = (
@@ -138,9 +140,10 @@ class RoundRule(msgspec.Struct, frozen=True):
     steps, the others are asked at once for what they have; `grace`: so many seconds at most it then waits for them.
     staleness: how many rounds late a contribution may count. norm_limit: a contribution whose norm is above so many
     times the running median of accepted ones is refused (0: never). clip_norm: the L2 norm that the merged gradient is
-    clipped to over all holders (0: not clipped); `inner_clip_norm`: that of each inner step's gradient. predictions:
-    how many predictions the loss of one sample is the mean of (tokens in a window of text). begins: the first round of
-    the session that it holds for.
+    clipped to over all holders (0: not clipped); `inner_clip_norm`: that of each inner step's gradient.
+    clip_to_median: contributions of a larger norm are scaled down to the median of the round's norms. predictions: how
+    many predictions the loss of one sample is the mean of (tokens in a window of text). begins: the first round of the
+    session that it holds for.
     """
 
     strategy: str
@@ -163,6 +166,7 @@ class RoundRule(msgspec.Struct, frozen=True):
     inner_clip_norm: float = 0.0
     predictions: int = 1
     begins: int = 1
+    clip_to_median: bool = False
 
     def stream(self, stream: Stream) -> StreamRule:
         """The rule of one stream. Raises KeyError if the rule does not carry it."""

@@ -54,6 +54,16 @@ def check_streams(rule: RoundRule) -> None:
             todo="Use Sophia with EveryStep, or for the inner steps of LocalUpdates.",
         )
     for stream_rule in rule.streams:
+        of_steps = stream_rule.stream == Stream.GRADIENT and rule.contribution == "pseudo_gradient"
+        if (stream_rule.feedback or stream_rule.up == Codec.TOPK) and not of_steps:
+            raise SettingError(
+                f"{rule.strategy} cannot send {stream_rule.stream.name} sparsely, or with error feedback.",
+                todo="Use SparseLocalUpdates, or another codec without feedback.",
+            )
+        if stream_rule.up == Codec.TOPK and not stream_rule.feedback:
+            raise SettingError(
+                "Without error feedback TOPK would lose most of what is learnt.", todo="Set feedback=0.95."
+            )
         counts = section_of(stream_rule.stream) == Stream.COUNTER
         codecs = (stream_rule.up, stream_rule.down)
         if any((codec == Codec.INT64) != counts for codec in codecs):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..protocol.layout import Stream
 from ..protocol.messages import Prepare
 from ..protocol.rules import StreamRule
 from .codecs import accumulate, decode, decoded
@@ -22,6 +23,8 @@ def merge(
     for place, (number, weight) in enumerate(prepare.contributions):
         payload = staging[number].payload(rule.stream, start)
         share = weight / weights if rule.merge == "mean" else 1.0
+        if prepare.scales and rule.stream == Stream.GRADIENT:
+            share *= prepare.scales[place]
         if place == 0:
             decode(rule.up, payload, into)
             if share != 1.0:

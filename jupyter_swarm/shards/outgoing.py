@@ -13,6 +13,7 @@ from ..protocol.layout import Layout, Stream
 from ..protocol.rules import LOSSLESS, Codec, RoundRule
 from .carried import carried
 from .codecs import encode, encoded_bytes, new_scratch
+from .feedback import Encoded
 from .vector import FlatVector
 
 
@@ -43,8 +44,14 @@ class FrameWriter:
         if codec not in LOSSLESS:
             return (self.frame(envelope, stream, codec, shard, start, values),)
         payload = values.numpy().data.cast("B")
+        return self.wrapped(envelope, stream, codec, shard, start, values.numel(), payload)
+
+    def wrapped(
+        self, envelope: Envelope, stream: Stream, codec: Codec, shard: int, start: int, count: int, payload: memoryview
+    ) -> tuple[memoryview, ...]:
+        """A header for a payload that is encoded already, and the payload."""
         room = np.empty(HEADER_BYTES, np.uint8).data if self._kept is None else self._kept[:HEADER_BYTES]
-        _header(envelope, stream, codec, shard, start, values.numel(), len(payload)).pack_into(room)
+        _header(envelope, stream, codec, shard, start, count, len(payload)).pack_into(room)
         return room, payload
 
     def frame(
@@ -74,14 +81,21 @@ def contribution_bytes(layout: Layout, rule: RoundRule, round: int) -> int:
 
 
 def contribution_frames(
-    writer: FrameWriter, envelope: Envelope, contribution: FlatVector, rule: RoundRule
+    writer: FrameWriter,
+    envelope: Envelope,
+    contribution: FlatVector,
+    rule: RoundRule,
+    encoded: Encoded | None = None,
 ) -> Iterator[tuple[memoryview, ...]]:
     """The frames of a contribution to the envelope's round, in parts: gradients in the parameters' section, a Hessian
-    estimate, buffers and counters in theirs."""
+    estimate, buffers and counters in theirs. encoded: the gradients, if they are so already."""
     for stream_rule, shard in carried(contribution.layout, rule, envelope.round):
         for start, count in shard.chunks():
-            values = contribution.slice(stream_rule.stream, start, count)
-            yield writer.parts(envelope, stream_rule.stream, stream_rule.up, shard.index, start, values)
+            place = (envelope, stream_rule.stream, stream_rule.up, shard.index, start)
+            if encoded is not None and stream_rule.stream == Stream.GRADIENT:
+                yield writer.wrapped(*place, count, encoded.payloads[start])
+            else:
+                yield writer.parts(*place, contribution.slice(stream_rule.stream, start, count))
 
 
 def value_frames(

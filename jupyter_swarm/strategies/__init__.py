@@ -3,11 +3,12 @@
 from ..protocol.rules import OptimizerRule, RoundRule, StrategyChange
 from .every_step import EveryStep
 from .local_updates import LocalUpdates
+from .sparse_local_updates import SparseLocalUpdates
 from .warm_start import WarmStart
 
-__all__ = ["EveryStep", "LocalUpdates", "Strategy", "WarmStart", "rules_of"]
+__all__ = ["EveryStep", "LocalUpdates", "SparseLocalUpdates", "Strategy", "WarmStart", "rules_of"]
 
-Strategy = EveryStep | LocalUpdates | WarmStart
+Strategy = EveryStep | LocalUpdates | SparseLocalUpdates | WarmStart
 
 
 def rules_of(

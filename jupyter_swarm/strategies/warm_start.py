@@ -6,6 +6,7 @@ import msgspec
 
 from .every_step import EveryStep
 from .local_updates import LocalUpdates
+from .sparse_local_updates import SparseLocalUpdates
 
 
 class WarmStart(msgspec.Struct, frozen=True):
@@ -18,4 +19,4 @@ class WarmStart(msgspec.Struct, frozen=True):
 
     first: EveryStep
     rounds: int
-    then: LocalUpdates
+    then: LocalUpdates | SparseLocalUpdates

@@ -116,15 +116,21 @@ def test_one_peer_in_a_session_is_the_training_alone(server: Server, strategy: s
     check_once(records(session))
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_peers_end_at_one_view_and_every_sample_counts_once(server: Server, join: Join, count: int) -> None:
-    session = api.host(local(NORMED, WARM), rounds=8, train=False, minimum_peers=count, server=server.url)
+SPARSE = f"WarmStart({EVERY_STEP}, 3, SparseLocalUpdates(steps=4, batch=3, grace=2.0))"
+
+
+@pytest.mark.parametrize(("count", "strategy"), [(2, WARM), (3, WARM), (3, SPARSE)])
+def test_peers_end_at_one_view_and_every_sample_counts_once(
+    server: Server, join: Join, count: int, strategy: str
+) -> None:
+    session = api.host(local(NORMED, strategy), rounds=8, train=False, minimum_peers=count, server=server.url)
     peers = [join(session, f"peer {number}") for number in range(count)]
     for peer in peers:
         peer.reaches(lambda status: status.state == "finished")
     assert len({peer.trainer.digest() for peer in peers}) == 1
     rounds = records(session)
-    assert [record["strategy"] for record in rounds] == ["EveryStep"] * 3 + ["LocalUpdates"] * 5
+    later = "LocalUpdates" if strategy == WARM else "SparseLocalUpdates"
+    assert [record["strategy"] for record in rounds] == ["EveryStep"] * 3 + [later] * 5
     assert {one["peer"] for record in rounds for one in record["contributors"]} == {
         peer.record.status.peer for peer in peers
     }

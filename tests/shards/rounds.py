@@ -13,6 +13,7 @@ from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS, SECTIONS, Layout, Stream
 from jupyter_swarm.protocol.messages import Adopt, Expect, Prepare, Staged
 from jupyter_swarm.protocol.rules import Codec, OptimizerRule, RoundRule
+from jupyter_swarm.shards.feedback import Encoded
 from jupyter_swarm.shards.holder import Holder
 from jupyter_swarm.shards.incoming import PacketSet
 from jupyter_swarm.shards.layout import decay_matrices, layout_of
@@ -57,9 +58,11 @@ def contribution(layout: Layout, seed: int) -> FlatVector:
     return vector
 
 
-def frames_of(vector: FlatVector, rule: RoundRule, number: int, round: int = 1) -> list[bytes]:
+def frames_of(
+    vector: FlatVector, rule: RoundRule, number: int, round: int = 1, encoded: Encoded | None = None
+) -> list[bytes]:
     envelope = Envelope(Kind.CONTRIBUTION, TAG, GENERATION, round, number)
-    return [b"".join(parts) for parts in contribution_frames(WRITER, envelope, vector, rule)]
+    return [b"".join(parts) for parts in contribution_frames(WRITER, envelope, vector, rule, encoded)]
 
 
 def holder_of(view: FlatVector, rule: RoundRule, shards: Iterable[int] | None = None) -> Holder:
@@ -77,10 +80,12 @@ def opened(rule: RoundRule) -> tuple[Holder, FlatVector]:
     return holder_of(view, rule), view
 
 
-def prepare_of(rule: RoundRule, weights: dict[int, int], round: int = 1, attempt: int = 1) -> Prepare:
+def prepare_of(
+    rule: RoundRule, weights: dict[int, int], round: int = 1, attempt: int = 1, scales: tuple[float, ...] = ()
+) -> Prepare:
     return Prepare(
         GENERATION, round, attempt, tuple(weights.items()), sum(weights.values()), rule.optimizer, rule.optimizer.lr,
-        rule.clip_norm,
+        rule.clip_norm, scales,
     )  # fmt: skip
 
 
