@@ -222,3 +222,20 @@ def test_who_announced_in_time_is_not_to_blame_for_a_long_commit():
     world.run_rounds(1)
     assert not any("did not announce" in note.text for note in world.notes)
     assert "c" in {part.peer for part in world.records[number].contributors}
+
+
+def test_contributions_are_scaled_down_to_the_median_where_the_rule_says_so():
+    rule = msgspec.structs.replace(STEPS, strategy="SparseLocalUpdates", clip_to_median=True)
+    world = classroom({"fast": 40.0, "half": 20.0, "slow": 8.0}, rule=rule)
+    world.run_rounds(2)
+    norms = {part.number: part.norms["gradient"] for part in world.records[-1].contributors}
+    middle = sorted(norms.values())[1]
+    prepare = [message for _, message in told(world, m.Prepare) if message.round == world.records[-1].round][-1]
+    assert prepare.scales == tuple(min(1.0, middle / norm) for norm in norms.values())
+    assert min(prepare.scales) < 1.0 == max(prepare.scales)
+    world.finish_checks()
+
+
+def test_elsewhere_nothing_is_scaled():
+    world = classroom({"a": 40.0, "b": 20.0})
+    assert {message.scales for _, message in told(world, m.Prepare)} == {()}
