@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from jupyter_swarm import Sophia, load_recipe
-from tests.benchmarks import checkpoint, large, observed, reporting, rounds, soak, sophia, status_latency
+from tests.benchmarks import (
+    checkpoint,
+    codecs,
+    convergence,
+    large,
+    observed,
+    reporting,
+    rounds,
+    soak,
+    sophia,
+    status_latency,
+)
 from tests.benchmarks.harness import Failed
 
 
@@ -140,3 +151,29 @@ def test_what_cannot_be_measured_is_said_and_writes_no_file(tmp_path: Path, monk
     with pytest.raises(SystemExit, match="Not measured: The server ended at once"):
         reporting.main(argparse.ArgumentParser(), measure)
     assert not file.exists()
+
+
+def test_every_way_of_the_convergence_benchmark_learns_and_counts_its_bytes() -> None:
+    chosen = argparse.Namespace(
+        peers=2, warm=2, local=2, steps=2, rates=[0.01], size="tiny", ways=list(convergence.ways(2, 2)), threads=1,
+        figure=None,
+    )  # fmt: skip
+    found = convergence.measure(chosen)
+    assert list(found) == chosen.ways
+    ends = {name: points[-1] for name, (_, points) in convergence.best(found).items()}
+    assert len({point.samples for point in ends.values()}) == 1
+    up = {name: point.up for name, point in ends.items()}
+    assert up["LocalUpdates fp32"] / up["Sparse, down int4"] > 100
+    assert up["EveryStep fp32"] == 2 * up["LocalUpdates fp32"]
+    assert ends["Sparse, down top-k"].down < ends["Sparse, down int4"].down
+    data = convergence.recipe_of(chosen, 0.01).load_data()
+    first = convergence.train(chosen, data, 0.01, "", None).points[0].loss
+    assert max(point.loss for point in ends.values()) < first
+    convergence.figure_of(found)
+
+
+def test_the_speed_of_each_codec_is_measured() -> None:
+    found = codecs.measure(argparse.Namespace(seconds=0.01, threads=1))
+    assert set(found["codecs"]) == {codec.name for codec in codecs.CODECS}
+    assert all(speed > 0 for one in found["codecs"].values() for speed in one.values())
+    assert found["codecs"]["TOPK"]["times fewer"] > 143

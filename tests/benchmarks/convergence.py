@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from jupyter_swarm import SGD, Codec, load_recipe
 from jupyter_swarm.peer.data import EpochOrder, Samples
 from jupyter_swarm.peer.forward import Forward
-from jupyter_swarm.peer.recipe import Recipe
+from jupyter_swarm.peer.recipe import Data, Recipe
 from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.messages import Adopt, Expect, Prepare
@@ -62,9 +62,8 @@ class VirtualSession:
     """A holder and its peers. The peers' models are one module whose numbers are exchanged: what is a peer's own is its
     worker with the inner optimizer's moments, and what it has not sent yet."""
 
-    def __init__(self, recipe: Recipe, peers: int) -> None:
+    def __init__(self, recipe: Recipe, data: Data, peers: int) -> None:
         torch.manual_seed(recipe.seed)
-        data = recipe.load_data()
         self.train, self.held_out = Samples(data.train), Samples(data.held_out)
         self.recipe, self.peers = recipe, peers
         self.model = recipe.build()
@@ -187,10 +186,10 @@ def recipe_of(chosen: argparse.Namespace, rate: float) -> Recipe:
     )  # fmt: skip
 
 
-def train(chosen: argparse.Namespace, rate: float, name: str, warm: FlatVector | None) -> VirtualSession:
+def train(chosen: argparse.Namespace, data: Data, rate: float, name: str, warm: FlatVector | None) -> VirtualSession:
     """One way with one learning rate, from the warm start if there is one; without a name, the warm start itself."""
     recipe = recipe_of(chosen, rate)
-    session = VirtualSession(recipe, chosen.peers)
+    session = VirtualSession(recipe, data, chosen.peers)
     if warm is not None:
         session.view.copy_from(warm)
         session.version, session.samples = chosen.warm, chosen.warm * chosen.peers * BATCH
@@ -207,15 +206,16 @@ def train(chosen: argparse.Namespace, rate: float, name: str, warm: FlatVector |
 def measure(chosen: argparse.Namespace) -> Figures:
     torch.set_num_threads(chosen.threads)
     found: Figures = {}
+    data = recipe_of(chosen, chosen.rates[0]).load_data()
     for rate in chosen.rates:
         warm = None
         if chosen.warm:
-            begun = train(chosen, rate, "", None)
+            begun = train(chosen, data, rate, "", None)
             warm = begun.view
             print(f"{_WARM}, rate {rate:g}: {begun.points[-1].loss:.4f}", flush=True)
         for name in chosen.ways:
             start = time.perf_counter()
-            points = train(chosen, rate, name, warm).points
+            points = train(chosen, data, rate, name, warm).points
             found.setdefault(name, {})[f"{rate:g}"] = [tuple(point) for point in points]
             print(f"{name}, rate {rate:g}: {points[-1].loss:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
     report(found, chosen)
