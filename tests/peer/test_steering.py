@@ -13,7 +13,7 @@ from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.steering import id_of, rule_for, settings_of
 from jupyter_swarm.protocol.errors import RecipeError, SessionError, SettingError
 from jupyter_swarm.protocol.rules import AdamW, Codec, SessionSettings, SessionSpec, StrategyChange
-from jupyter_swarm.strategies import EveryStep, LocalUpdates, WarmStart
+from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates, WarmStart
 
 from .classroom import PLAIN
 from .conftest import Server
@@ -61,6 +61,8 @@ def test_a_strategys_name_means_what_the_session_has_said_of_it() -> None:
 def test_a_strategy_that_is_new_to_the_session_has_the_recipes_optimizer() -> None:
     local = rule_for("local", {"inner_steps": 5, "target_batch": 2}, SPEC, OPTIMIZER, 7)
     assert (local.inner_steps, local.inner_batch, local.inner_optimizer, local.predictions) == (5, 2, OPTIMIZER, 7)
+    sparse = rule_for("sparse", {"inner_steps": 5, "target_batch": 2}, SPEC, OPTIMIZER, 7)
+    assert sparse == SparseLocalUpdates(5, 2).rule(OPTIMIZER, 7)
     assert rule_for(LocalUpdates(3, 6), {}, SPEC, OPTIMIZER, 1) == LocalUpdates(3, 6).rule(OPTIMIZER)
 
 
