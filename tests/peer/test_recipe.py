@@ -74,7 +74,7 @@ def test_the_model_is_built_under_the_seed_and_the_callers_random_state_stays() 
         (GOOD.replace("seed=5", "requires=('--index-url=x',)"), "requires has"),
         (GOOD.replace("seed=5", "seed='five'"), "seed is 'five'"),
         (GOOD.replace("SGD(lr=0.1)", "0.1"), "Choose one of SGD, AdamW, Sophia"),
-        (GOOD.replace("EveryStep(target_batch=8)", "EveryStep"), "Choose one of EveryStep, LocalUpdates, WarmStart"),
+        (GOOD.replace("EveryStep(target_batch=8)", "EveryStep"), "Choose one of EveryStep, LocalUpdates, Sparse"),
         (GOOD.replace("SGD(", "Sophia(").replace("import SGD", "import Sophia"), "sampled_loss"),
     ],
 )

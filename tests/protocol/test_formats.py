@@ -55,13 +55,17 @@ RECORD = RoundRecord(
 )  # fmt: skip
 
 
-ADDED_TO_THE_RULE = b',"inner_optimizer":null,"inner_batch":0,"inner_clip_norm":0.0,"predictions":1,"begins":1}'
+ADDED_TO_A_STREAM = b',"feedback":0.0}'
+ADDED_TO_THE_RULE = (
+    b',"inner_optimizer":null,"inner_batch":0,"inner_clip_norm":0.0,"predictions":1,"begins":1,"clip_to_median":false}'
+)
 ADDED_TO_A_CONTRIBUTOR = b',"own":0,"steps":0,"seconds":0.0,"waiting":0.0,"waited_for":"","bytes":0}'
 ADDED_TO_THE_RECORD = b',"strategy":"","inner_learning_rate":0.0}'
 
 
 def test_the_round_rule_only_grows():
-    assert msgspec.json.encode(RULE) == RULE_JSON[:-1] + ADDED_TO_THE_RULE
+    grown = RULE_JSON.replace(b'"merge":"sum"}', b'"merge":"sum"' + ADDED_TO_A_STREAM)
+    assert msgspec.json.encode(RULE) == grown[:-1] + ADDED_TO_THE_RULE
     assert msgspec.json.decode(RULE_JSON, type=RoundRule) == RULE
 
 

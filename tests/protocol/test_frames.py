@@ -46,7 +46,8 @@ def test_the_numbers_of_kinds_streams_and_codecs_do_not_change():
     assert {stream.name: stream.value for stream in Stream} == {
         "GRADIENT": 1, "PARAMETERS": 2, "BUFFER": 3, "HESSIAN": 4, "COUNTER": 5, "CONSTANT": 6, "OPTIMIZER": 7,
     }  # fmt: skip
-    assert {codec.name: codec.value for codec in Codec} == {"FP32": 1, "FP16": 2, "BF16": 3, "INT8": 4, "INT64": 5}
+    codecs = {"FP32": 1, "FP16": 2, "BF16": 3, "INT8": 4, "INT64": 5, "INT4": 6, "TOPK": 7}
+    assert {codec.name: codec.value for codec in Codec} == codecs
 
 
 def test_the_tag_of_a_session_does_not_change():
