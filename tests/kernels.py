@@ -19,7 +19,9 @@ def start(server: str, owner: Mapping[str, str]) -> str:
 def execute(server: str, headers: Mapping[str, str], kernel: str, code: str) -> str:
     """What code prints in a kernel. Raises `InvalidStatus` if whoever has `headers` may not talk to it."""
     url = f"{server.replace('http', 'ws', 1)}/api/kernels/{kernel}/channels"
-    with connect(url, additional_headers=headers, proxy=None, max_size=None, open_timeout=60) as socket:
+    with connect(
+        url, additional_headers=headers, proxy=None, max_size=None, open_timeout=60, ping_interval=None
+    ) as socket:
         header = {"msg_id": "1", "msg_type": "execute_request", "session": "s", "username": "", "version": "5.3"}
         content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
         request = {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}

@@ -12,8 +12,9 @@ from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
 
 from ..link.timing import Pulse, Timing
-from ..link.wire import BINARY, PONG, TEXT, Buffer
+from ..link.wire import BINARY, PONG, TEXT
 from ..protocol.errors import SwarmError
+from ..protocol.frames import Buffer
 from ..protocol.messages import MAX_MESSAGE_BYTES, Heartbeat, Message, Refused, encode
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from ..decisions.events import Recorded, RecordFailed
 from ..protocol import failpoints
 from ..protocol import messages as m
 from ..protocol.errors import StoreError
-from ..protocol.frames import read_header
+from ..protocol.frames import Buffer, read_header
 from ..protocol.records import RoundRecord
 from ..shards.incoming import PacketSet
-from ..store.atomic import Buffer
 
 if TYPE_CHECKING:
     from .session import SessionRuntime

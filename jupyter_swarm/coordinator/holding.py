@@ -16,8 +16,7 @@ from ..decisions.events import Placed, Said
 from ..protocol import failpoints
 from ..protocol import messages as m
 from ..protocol.errors import LinkError, SwarmError
-from ..protocol.frames import Header
-from ..store.atomic import Buffer
+from ..protocol.frames import Buffer, Header
 from .members import Attached
 from .numbers import State
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..decisions.events import Said
 from ..protocol import messages as m
 from ..protocol.errors import LinkError, StoreError
-from ..store.atomic import Buffer
+from ..protocol.frames import Buffer
 from .members import Attached
 from .numbers import Pin
 

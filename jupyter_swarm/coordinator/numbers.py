@@ -17,7 +17,7 @@ import torch
 from ..optim.slices import slot_names
 from ..protocol import failpoints
 from ..protocol.errors import LayoutError, StoreError
-from ..protocol.frames import Kind, payload_of, read_header, session_tag
+from ..protocol.frames import Buffer, Kind, payload_of, read_header, session_tag
 from ..protocol.layout import Layout, Stream
 from ..protocol.messages import Adopt, Prepare
 from ..protocol.records import ShardDigest
@@ -29,7 +29,6 @@ from ..shards.incoming import PacketSet
 from ..shards.outgoing import Envelope, FrameWriter, exact_codec, value_frames
 from ..shards.vector import FlatVector, storage_dtype
 from ..store import snapshots
-from ..store.atomic import Buffer
 from ..store.journal import Journal
 
 State = dict[str, torch.Tensor]

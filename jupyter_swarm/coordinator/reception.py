@@ -10,9 +10,8 @@ import msgspec
 from ..decisions.events import MemberJoined, MemberLost, Said
 from ..protocol import messages as m
 from ..protocol.errors import LinkError, SessionError
-from ..protocol.frames import Header, Kind
+from ..protocol.frames import Buffer, Header, Kind
 from ..shards.outgoing import contribution_bytes
-from ..store.atomic import Buffer
 from .connection import Connection
 from .members import Attached, check_hello
 from .refusals import Removed

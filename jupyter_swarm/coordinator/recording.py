@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..protocol import failpoints
 from ..protocol.errors import StoreError
+from ..protocol.frames import Buffer
 from ..protocol.messages import Evaluated
 from ..protocol.records import RoundRecord
-from ..store.atomic import Buffer
 from ..store.journal import Journal, RoundWriter
 from ..store.rows import Event, Level, Metric
 from .storage import Storage

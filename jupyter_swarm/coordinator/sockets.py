@@ -16,9 +16,9 @@ from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from ..link.timing import Timing
-from ..link.wire import CLOSE, PING, SLICE, TEXT, Buffer, Violation, fresh, head, parse
+from ..link.wire import CLOSE, PING, SLICE, TEXT, Violation, fresh, head, parse
 from ..protocol.errors import ProtocolError, SwarmError
-from ..protocol.frames import MAX_FRAME_BYTES
+from ..protocol.frames import MAX_FRAME_BYTES, Buffer
 from ..protocol.messages import MAX_MESSAGE_BYTES, FromMember, Heartbeat, read_from_member
 from .connection import QUEUE_BYTES, Connection
 

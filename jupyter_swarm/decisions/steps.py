@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from ..protocol.messages import ContributeNow
+from ..protocol.rules import lateness
 from . import leases
 from .effects import Effect, Tell
 from .state import Lease, Peer, Piece, State
@@ -183,9 +184,8 @@ def base_of(held: list[Lease]) -> int:
 def expire(state: State) -> None:
     """After a commit: take back the leases whose contribution would now be too late."""
     rule = state.rule_of(state.version + 1)
-    allowed = rule.staleness if rule.work == "steps" else -1
     for lease in [lease for lease in state.book.leases.values() if lease.kind == "train"]:
-        if state.version - (lease.round - 1) > allowed:
+        if state.version - (lease.round - 1) > lateness(state.rule_of(lease.round), rule):
             peer = state.peers[lease.peer]
             peer.leases.remove(lease.id)
             peer.contribute_by = 0.0

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol.errors import LinkError
-from ..protocol.frames import MAX_FRAME_BYTES
+from ..protocol.frames import MAX_FRAME_BYTES, Buffer
 from ..protocol.messages import MAX_MESSAGE_BYTES
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 SLICE = 256 << 10
 """Bytes moved by one call to a socket: counts and signs of life advance on slow links too."""
 
-Buffer = bytes | bytearray | memoryview
 Parts = Buffer | tuple[Buffer, ...]
 """A message whole, or in parts that follow each other, all but the last of a multiple of 4 bytes."""
 Room = Callable[[int], NDArray[np.uint8]]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..protocol import failpoints
 from ..protocol.errors import ProtocolError, Refusal, SwarmError
-from ..protocol.frames import Header, Kind, read_header, session_tag
+from ..protocol.frames import Buffer, Header, Kind, read_header, session_tag
 from ..protocol.layout import Layout
 from ..protocol.rules import RoundRule
 from ..shards.incoming import PacketSet, SnapshotSet
@@ -95,7 +95,7 @@ class Arrivals:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self, frame: bytes | bytearray | memoryview) -> None:
+    def take(self, frame: Buffer) -> None:
         """Keep what a frame brings. Frames that are late, or that nobody waits for, are dropped."""
         with contextlib.suppress(Refusal, ProtocolError):
             header = read_header(frame)
@@ -104,7 +104,7 @@ class Arrivals:
             elif header.kind == Kind.SNAPSHOT:
                 self._take_chunk(header, frame)
 
-    def _take_packet(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
+    def _take_packet(self, header: Header, frame: Buffer) -> None:
         key = (header.round, header.attempt)
         with self._changed:
             if key not in self._packets and header.round > self._done:
@@ -130,7 +130,7 @@ class Arrivals:
             self._drop(key)
         self._changed.wait_for(lambda: self._closed or self._bytes.total() < KEPT_BYTES)
 
-    def _take_chunk(self, header: Header, frame: bytes | bytearray | memoryview) -> None:
+    def _take_chunk(self, header: Header, frame: Buffer) -> None:
         problem = ""
         with self._changed:
             if self._snapshot is None or header.number != self._number:

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from .. import __version__
 from ..protocol.errors import CheckpointError, LayoutError, RecipeError
+from ..protocol.frames import Buffer
 from ..protocol.manifest import MANIFEST_FILE, FileEntry, FileHash, Manifest, check_export_names, read_manifest
 from ..shards.layout import shared_tensors
 from ..shards.vector import FlatVector
-from ..store.atomic import Buffer
 from ..store.checkpoints import PART_BYTES, weight_files
 from .client import Client
 from .compute import Computer

@@ -14,6 +14,7 @@ from ..optim.hessian import hutchinson_seed
 from ..protocol.errors import RecipeError, Refusal, SettingError
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import RoundRule, Schedule, Sophia
+from ..shards.feedback import ErrorFeedback
 from ..shards.gradients import GradientSum
 from ..shards.layout import layout_of, shared_tensors
 from ..shards.pseudo_gradient import PseudoGradient
@@ -101,7 +102,7 @@ class Computer:
 
     def first_residual(self) -> Residual:
         """Of a member that has sent nothing yet."""
-        return Residual(self.layout)
+        return Residual(ErrorFeedback(self.layout))
 
     def first_view(self) -> View:
         """A view that begins with the model's own numbers."""

@@ -16,7 +16,7 @@ from ..link import Upload
 from ..protocol import messages as m
 from ..protocol.errors import LayoutError, RecipeError
 from ..protocol.frames import Kind
-from ..protocol.rules import RoundRule
+from ..protocol.rules import RoundRule, lateness
 from ..shards.incoming import SnapshotSet
 from ..shards.outgoing import Envelope, FrameWriter, contribution_bytes
 from .arrivals import Arrivals, SnapshotArrived
@@ -243,7 +243,9 @@ class Member:
         round_, attempt = work.attempt
         encoded = None
         if vector is not None:
-            encoded = self._residual.encode(vector, norms, self._spec.rule_of(round_), work.base)
+            encoded = self._residual.encode(vector, self._spec.rule_of(round_), work.base)
+        if encoded is not None:
+            norms = {**norms, "gradient": encoded.norm}
         self._key += 1
         size = contribution_bytes(self.layout, self._spec.rule_of(round_), round_)
         announcement = m.Announce(
@@ -317,8 +319,7 @@ class Member:
 
     def _keep_late(self, round_: int) -> None:
         """Before the view becomes that of `round_`: what this peer has computed can still count if it is steps."""
-        now, next_ = self._spec.rule_of(round_), self._spec.rule_of(round_ + 1)
-        if now.work == next_.work == "steps" and next_.staleness and now.contribution == next_.contribution:
+        if lateness(self._spec.rule_of(round_), self._spec.rule_of(round_ + 1)) > 0:
             if self._work.leases:
                 self._announce()
             self._work.forget()

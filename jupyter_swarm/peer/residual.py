@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..protocol.layout import Layout, Stream
+from ..protocol.layout import Stream
 from ..protocol.rules import RoundRule
 from ..shards.feedback import Encoded, ErrorFeedback
 from ..shards.vector import FlatVector
@@ -11,21 +11,18 @@ from ..shards.vector import FlatVector
 class Residual:
     """The error feedback of one peer, with what becomes of each of its contributions."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._feedback = ErrorFeedback(layout)
+    def __init__(self, feedback: ErrorFeedback) -> None:
+        self._feedback = feedback
         self._accepted: list[tuple[int, Encoded]] = []
 
-    def encode(self, vector: FlatVector, norms: dict[str, float], rule: RoundRule, base: int) -> Encoded | None:
-        """How a contribution computed from version `base` travels, if its rule keeps what is lost; `norms` are then
-        those of what is sent."""
+    def encode(self, vector: FlatVector, rule: RoundRule, base: int) -> Encoded | None:
+        """How a contribution computed from version `base` travels, if its rule keeps what is lost."""
         stream = rule.stream(Stream.GRADIENT)
         if not stream.feedback:
             self._feedback.clear()
             self._accepted.clear()
             return None
-        encoded = self._feedback.encode(vector, stream, base)
-        norms["gradient"] = encoded.norm
-        return encoded
+        return self._feedback.encode(vector, stream, base)
 
     def accepted(self, round: int, encoded: Encoded | None) -> None:
         """It counts if the round is committed."""

@@ -19,7 +19,7 @@ from ..protocol.errors import LinkError
 from ..protocol.frames import HEADER_BYTES
 from ..protocol.layout import Layout, Shard, Stream
 from ..protocol.rules import RoundRule, Sophia, StreamRule
-from ..shards.feedback import Encoded
+from ..shards.feedback import Encoded, ErrorFeedback
 from ..shards.gradients import norms_of
 from ..shards.incoming import PacketSet
 from ..shards.vector import FlatVector
@@ -45,7 +45,7 @@ class Shared:
         self._frames: WeakValueDictionary[bytes, memoryview] = WeakValueDictionary()
         self._digests: dict[tuple[int, int], str] = {}
         self._made: dict[bool, tuple[FlatVector, dict[str, float]]] = {}
-        self.residual = _SharedResidual(self)
+        self.feedback = _SharedFeedback(layout, self.lock)
 
     def only(self, frame: memoryview) -> memoryview:
         """The frame that came to another student with the same bytes, or else this one."""
@@ -78,27 +78,24 @@ class Shared:
         return made_vector, norms_of(made_vector, hessian)
 
 
-class _SharedResidual(Residual):
+class _SharedFeedback(ErrorFeedback):
     """The same bytes for all students and rounds: thirty residuals would take thirty times the memory."""
 
-    def __init__(self, shared: Shared) -> None:
-        super().__init__(shared.vector.layout)
-        self._shared = shared
+    def __init__(self, layout: Layout, lock: threading.RLock) -> None:
+        super().__init__(layout)
+        self._lock = lock
         self._made: dict[StreamRule, Encoded] = {}
 
-    def encode(self, vector: FlatVector, norms: dict[str, float], rule: RoundRule, base: int) -> Encoded | None:
-        stream = rule.stream(Stream.GRADIENT)
-        if not stream.feedback:
-            return None
-        with self._shared.lock:
-            if stream not in self._made:
-                self._made[stream] = self._feedback.encode(vector, stream, base)
-            norms["gradient"] = self._made[stream].norm
-            return self._made[stream]
+    def encode(self, contribution: FlatVector, rule: StreamRule, version: int) -> Encoded:
+        with self._lock:
+            if rule not in self._made:
+                self._made[rule] = super().encode(contribution, rule, version)
+                super().clear()
+            return self._made[rule]
 
-    def accepted(self, round: int, encoded: Encoded | None) -> None: ...
+    def put_back(self, encoded: Encoded) -> None: ...
 
-    def lost(self, encoded: Encoded | None) -> None: ...
+    def clear(self) -> None: ...
 
 
 class SharedView(View):
@@ -172,7 +169,7 @@ class StandIn(Computer):
         self._say = say
 
     def first_residual(self) -> Residual:
-        return self._shared.residual
+        return Residual(self._shared.feedback)
 
     def first_view(self) -> View:
         return SharedView(self._shared, lambda version: self._advanced(version, self._rule.strategy))

@@ -38,6 +38,9 @@ HEADER_BYTES = 64
 MAX_FRAME_BYTES = HEADER_BYTES + 8 * CHUNK_ELEMENTS + 4096
 """No frame is larger: a chunk of 64-bit elements and room for a codec's scales."""
 
+Buffer = bytes | bytearray | memoryview
+"""What holds bytes, here and everywhere."""
+
 _MAGIC = b"JS"
 _STRUCT = struct.Struct("<2sBBBBHQIIQQIIQII")
 
@@ -82,7 +85,7 @@ def session_tag(session: str) -> int:
     return int.from_bytes(hashlib.sha256(session.encode()).digest()[:8], "little")
 
 
-def read_header(frame: bytes | bytearray | memoryview) -> Header:
+def read_header(frame: Buffer) -> Header:
     """Check and read the header of a whole frame. Raises `ProtocolError`: truncated, oversized, not a frame."""
     if len(frame) < HEADER_BYTES:
         raise ProtocolError(f"A frame of {len(frame)} bytes is too short for its header of {HEADER_BYTES} bytes.")
@@ -109,6 +112,6 @@ def read_header(frame: bytes | bytearray | memoryview) -> Header:
     )
 
 
-def payload_of(frame: bytes | bytearray | memoryview) -> memoryview:
+def payload_of(frame: Buffer) -> memoryview:
     """The payload, without a copy."""
     return memoryview(frame)[HEADER_BYTES:]

@@ -181,6 +181,13 @@ class RoundRule(msgspec.Struct, frozen=True):
         return self.streams if due else tuple(rule for rule in self.streams if rule.stream != Stream.HESSIAN)
 
 
+def lateness(made: RoundRule, counted: RoundRule) -> int:
+    """By how many rounds a contribution that was made under one rule may be late under another; -1: it counts in its
+    own round only. It is sent, and what it has not sent is kept, as the rule says under which it was made."""
+    alike = made.work == counted.work == "steps" and made.streams == counted.streams
+    return counted.staleness if alike else -1
+
+
 class StrategyChange(msgspec.Struct, frozen=True):
     """From `round` on, `rule` holds."""
 

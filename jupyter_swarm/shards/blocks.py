@@ -14,9 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..protocol.frames import Buffer
 from ..protocol.rules import Codec
-
-Buffer = bytes | bytearray | memoryview
 
 
 class _Shape(NamedTuple):

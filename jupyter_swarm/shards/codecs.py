@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..protocol.errors import ProtocolError
+from ..protocol.frames import Buffer
 from ..protocol.layout import CHUNK_ELEMENTS
 from ..protocol.rules import Codec
 from . import blocks, sparse
@@ -26,7 +27,6 @@ from .vector import square_sum
 
 FP16_LARGEST = 65504.0
 
-Buffer = bytes | bytearray | memoryview
 
 _DTYPES = {
     Codec.FP32: torch.float32, Codec.FP16: torch.float16, Codec.BF16: torch.bfloat16, Codec.INT64: torch.int64,

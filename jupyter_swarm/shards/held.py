@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..optim.slices import Slice, slot_names
 from ..protocol.errors import Refusal
-from ..protocol.frames import Header
+from ..protocol.frames import Buffer, Header
 from ..protocol.layout import Layout, ParameterGroup, Shard, Stream
 from ..protocol.rules import LOSSLESS, RoundRule
 from .carried import section_rules
-from .codecs import Buffer, decode
+from .codecs import decode
 from .incoming import check_place
 from .outgoing import exact_codec
 from .vector import storage_dtype

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator
 
 from ..optim.slices import slot_names
 from ..protocol.errors import Refusal
-from ..protocol.frames import Kind, payload_of, read_header, session_tag
+from ..protocol.frames import Buffer, Kind, payload_of, read_header, session_tag
 from ..protocol.layout import Layout, Shard, Stream
 from ..protocol.messages import Adopt, Expect, Prepare, Staged
 from ..protocol.records import ShardDigest
 from ..protocol.rules import RoundRule
 from .attempt import Attempt
 from .carried import carried, carries_over, check_streams
-from .codecs import Buffer, new_scratch
+from .codecs import new_scratch
 from .held import HeldShard, Incoming, group_ranges
 from .outgoing import Envelope, FrameWriter, exact_codec
 from .staging import Staging

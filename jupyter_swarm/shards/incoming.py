@@ -7,11 +7,11 @@ import hashlib
 from torch import Tensor
 
 from ..protocol.errors import Refusal
-from ..protocol.frames import Header, Kind, payload_of, read_header
+from ..protocol.frames import Buffer, Header, Kind, payload_of, read_header
 from ..protocol.layout import CHUNK_ELEMENTS, Layout, Shard, Stream, section_of
 from ..protocol.rules import LOSSLESS, Codec, RoundRule
 from .carried import packet_codecs
-from .codecs import Buffer, check_length, decode, decoded, new_scratch
+from .codecs import check_length, decode, decoded, new_scratch
 from .outgoing import exact_codec
 from .vector import FlatVector, sha256
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ..protocol.errors import ProtocolError
+from ..protocol.frames import Buffer
 
 BLOCK = 4096
 _SHARE = 64
 """One of so many is kept."""
 _RATIOS = 2
 
-Buffer = bytes | bytearray | memoryview
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..protocol.errors import Refusal
-from ..protocol.frames import Header, payload_of
+from ..protocol.frames import Buffer, Header, payload_of
 from ..protocol.layout import Shard, Stream, section_of
 from ..protocol.messages import Staged
 from ..protocol.rules import Codec, StreamRule
 from .carried import name_of
-from .codecs import Buffer, check_length, square_of
+from .codecs import check_length, square_of
 
 
 class _Chunk(NamedTuple):

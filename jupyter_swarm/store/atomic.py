@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from ..protocol import failpoints
 from ..protocol.errors import StoreError
+from ..protocol.frames import Buffer
 
-Buffer = bytes | bytearray | memoryview
 """Bytes to be written; a memoryview must be contiguous."""
 
 TEMPORARY = ".tmp"

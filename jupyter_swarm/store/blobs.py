@@ -9,8 +9,9 @@ from io import BufferedReader
 from pathlib import Path
 
 from ..protocol.errors import Refusal, StoreError
+from ..protocol.frames import Buffer
 from ..protocol.manifest import FileEntry, FileHash
-from .atomic import AtomicFile, Buffer, Discarding, disk_errors, remove_temporaries
+from .atomic import AtomicFile, Discarding, disk_errors, remove_temporaries
 
 _ADDRESS = re.compile(r"[0-9a-f]{64}")
 

@@ -15,10 +15,10 @@ import torch
 
 from ..protocol import failpoints
 from ..protocol.errors import StoreError
+from ..protocol.frames import Buffer
 from ..protocol.layout import CHUNK_ELEMENTS, TensorSpec
 from ..protocol.manifest import INDEX_FILE, WEIGHTS_FILE, FileEntry
 from ..shards.vector import FlatVector
-from .atomic import Buffer
 from .blobs import Blobs
 from .tensors import Stored, head, ordered
 

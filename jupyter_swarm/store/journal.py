@@ -24,8 +24,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from ..protocol.errors import StoreError
-from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES
-from .atomic import AtomicFile, Buffer, Discarding, disk_errors, remove_temporaries
+from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES, Buffer
+from .atomic import AtomicFile, Discarding, disk_errors, remove_temporaries
 from .paths import round_file, rounds_in, snapshot_file, snapshots_in
 
 _HEAD = struct.Struct("<8sQ")

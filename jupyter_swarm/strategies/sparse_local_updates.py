@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ..protocol.layout import Stream
-from ..protocol.rules import SGD, Codec, OptimizerRule, RoundRule, StreamRule
+from ..protocol.rules import SGD, Codec, OptimizerRule, RoundRule
+from .local_updates import LocalUpdates
 
 
-class SparseLocalUpdates(msgspec.Struct, frozen=True):
+class SparseLocalUpdates(LocalUpdates, frozen=True):
     """Rounds of `steps` inner steps, of which each peer sends a 64th in two bits each (SparseLoCo, arXiv 2508.15706,
     algorithm 1).
 
@@ -23,41 +23,19 @@ class SparseLocalUpdates(msgspec.Struct, frozen=True):
     Up go 143 times fewer bytes than of `LocalUpdates`; down goes what the peers' view lacks, by `down`, whose error
     does not add up either. What is waited for, and how many steps the slower peers make, is as for `LocalUpdates`.
 
-    outer: the optimizer that the holders run on Δ. feedback: β. clip_norm: of each inner gradient (0: not clipped).
+    outer: the optimizer that the holders run on Δ. feedback: β. The others are as for `LocalUpdates`.
     """
 
-    steps: int
-    batch: int
     outer: OptimizerRule = SGD(1.0)
-    feedback: float = 0.95
-    clip_norm: float = 0.0
-    quorum: float = 1.0
-    grace: float = 10.0
-    staleness: int = 1
     up: Codec = Codec.TOPK
     down: Codec = Codec.INT4
-    norm_limit: float = 10.0
+    feedback: float = 0.95
 
     def rule(self, optimizer: OptimizerRule, predictions: int = 1) -> RoundRule:
         """The plain data that the session follows; `optimizer` is the recipe's."""
-        return RoundRule(
-            strategy="SparseLocalUpdates",
-            optimizer=self.outer,
-            work="steps",
-            contribution="pseudo_gradient",
-            inner_steps=self.steps,
-            streams=(
-                StreamRule(Stream.GRADIENT, up=self.up, down=self.down, merge="mean", feedback=self.feedback),
-                StreamRule(Stream.BUFFER, merge="mean"),
-                StreamRule(Stream.COUNTER, up=Codec.INT64, down=Codec.INT64, merge="maximum"),
-            ),
-            quorum=self.quorum,
-            grace=self.grace,
-            staleness=self.staleness,
-            norm_limit=self.norm_limit,
-            clip_to_median=True,
-            inner_optimizer=optimizer,
-            inner_batch=self.batch,
-            inner_clip_norm=self.clip_norm,
-            predictions=predictions,
+        local = LocalUpdates.rule(self, optimizer, predictions)
+        gradient, *others = local.streams
+        gradient = msgspec.structs.replace(gradient, feedback=self.feedback)
+        return msgspec.structs.replace(
+            local, strategy="SparseLocalUpdates", streams=(gradient, *others), clip_to_median=True
         )

@@ -7,8 +7,9 @@ import pytest
 
 from jupyter_swarm.link.sending import Outbox, Upload
 from jupyter_swarm.link.timing import Pulse, Timing
-from jupyter_swarm.link.wire import BINARY, CLOSE, TEXT, Buffer
+from jupyter_swarm.link.wire import BINARY, CLOSE, TEXT
 from jupyter_swarm.protocol.errors import LinkError
+from jupyter_swarm.protocol.frames import Buffer
 from jupyter_swarm.protocol.messages import Goodbye, Heartbeat, WantWork, read_from_member
 
 

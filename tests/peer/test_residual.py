@@ -10,7 +10,7 @@ from jupyter_swarm.peer.residual import Residual
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.rules import SGD, Codec
 from jupyter_swarm.shards.codecs import decode
-from jupyter_swarm.shards.feedback import Encoded
+from jupyter_swarm.shards.feedback import Encoded, ErrorFeedback
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.strategies import LocalUpdates, SparseLocalUpdates
@@ -27,14 +27,14 @@ def vector(value: float) -> FlatVector:
 
 
 def send(residual: Residual, value: float, base: int) -> Encoded:
-    encoded = residual.encode(vector(value), {}, SPARSE, base)
+    encoded = residual.encode(vector(value), SPARSE, base)
     assert encoded is not None
     return encoded
 
 
 def left(residual: Residual, base: int) -> float:
     """The sum of what is still to be sent."""
-    encoded = residual.encode(vector(0.0), {}, EXACT, base)
+    encoded = residual.encode(vector(0.0), EXACT, base)
     assert encoded is not None
     (payload,) = encoded.payloads.values()
     out = torch.zeros(128)
@@ -43,7 +43,7 @@ def left(residual: Residual, base: int) -> float:
 
 
 def test_what_counts_is_gone_and_all_else_is_left() -> None:
-    residual = Residual(LAYOUT)
+    residual = Residual(ErrorFeedback(LAYOUT))
     residual.accepted(1, send(residual, 1.0, 0))
     residual.stands_at(1)
     assert left(residual, 1) == 126, "two of 128 were sent"
@@ -51,7 +51,7 @@ def test_what_counts_is_gone_and_all_else_is_left() -> None:
 
 @pytest.mark.parametrize("way", ["dropped", "aborted", "another generation"])
 def test_what_does_not_count_is_sent_again(way: str) -> None:
-    residual = Residual(LAYOUT)
+    residual = Residual(ErrorFeedback(LAYOUT))
     encoded = send(residual, 1.0, 0)
     if way == "dropped":
         residual.lost(encoded)
@@ -62,7 +62,7 @@ def test_what_does_not_count_is_sent_again(way: str) -> None:
 
 
 def test_of_two_that_are_accepted_the_committed_one_counts() -> None:
-    residual = Residual(LAYOUT)
+    residual = Residual(ErrorFeedback(LAYOUT))
     residual.accepted(1, send(residual, 1.0, 0))
     residual.accepted(2, send(residual, 1.0, 0))
     residual.stands_at(1, others_count=False)
@@ -72,9 +72,8 @@ def test_of_two_that_are_accepted_the_committed_one_counts() -> None:
 
 
 def test_a_rule_without_feedback_forgets_all() -> None:
-    residual, norms = Residual(LAYOUT), {"gradient": 5.0}
+    residual = Residual(ErrorFeedback(LAYOUT))
     residual.accepted(1, send(residual, 1.0, 0))
-    assert residual.encode(vector(1.0), norms, LocalUpdates(steps=4, batch=3).rule(SGD(0.1)), 1) is None
-    assert norms == {"gradient": 5.0}
+    assert residual.encode(vector(1.0), LocalUpdates(steps=4, batch=3).rule(SGD(0.1)), 1) is None
     residual.stands_at(0, others_count=False)
     assert left(residual, 2) == 0

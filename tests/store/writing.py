@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from jupyter_swarm.store.atomic import AtomicFile, Buffer
+from jupyter_swarm.protocol.frames import Buffer
+from jupyter_swarm.store.atomic import AtomicFile
 from jupyter_swarm.store.journal import Journal
 
 

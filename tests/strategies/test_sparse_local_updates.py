@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jupyter_swarm.optim import SGD, AdamW
 from jupyter_swarm.protocol.errors import SettingError
 from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.rules import Codec
+from jupyter_swarm.protocol.rules import Codec, lateness
 from jupyter_swarm.shards import sparse
 from jupyter_swarm.shards.carried import check_streams
 from jupyter_swarm.shards.feedback import ErrorFeedback
@@ -87,3 +87,13 @@ def test_what_would_lose_most_of_what_is_learnt_is_refused() -> None:
     ):
         with pytest.raises(SettingError):
             check_streams(rule)
+
+
+def test_what_is_late_counts_only_where_it_would_be_sent_as_it_was_made() -> None:
+    optimizer = AdamW(0.01)
+    local, sparse = LocalUpdates(4, 2).rule(optimizer), SparseLocalUpdates(4, 2).rule(optimizer)
+    assert lateness(sparse, sparse) == lateness(local, LocalUpdates(9, 2).rule(optimizer)) == 1
+    assert lateness(sparse, SparseLocalUpdates(4, 2, staleness=0).rule(optimizer)) == 0
+    every = EveryStep(target_batch=8).rule(optimizer)
+    for made, counted in ((local, sparse), (sparse, local), (every, local), (sparse, every), (every, every)):
+        assert lateness(made, counted) == -1

@@ -41,6 +41,7 @@ class Kernel:
                     proxy=None,
                     compression=None,
                     open_timeout=_OPEN_SECONDS,
+                    ping_interval=None,  # the server is at its limit: a slow answer is no end
                     max_size=None,
                 )
             )

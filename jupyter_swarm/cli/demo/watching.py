@@ -36,7 +36,7 @@ class Watch:
         self._changed = threading.Condition()
         self._over = False
         try:
-            self._socket = connect(url, additional_headers=headers, proxy=None, compression=None)
+            self._socket = connect(url, additional_headers=headers, proxy=None, compression=None, ping_interval=None)
         except (OSError, WebSocketException) as error:
             raise SwarmError("The session cannot be watched.", str(error)) from None
         self._thread = threading.Thread(target=self._read, name="swarm-watch", daemon=True)
