@@ -140,15 +140,18 @@ async def test_peers_are_steered_and_the_focus_stays_while_rounds_go_on(swarm: S
     def peer(name: str = "ann") -> PeerStatus:
         return next(one for one in swarm.manager.runtime(session).status().peers if one.name == name)
 
-    actions = panel.get_by_role("button", name="Actions for ann")
+    actions, done = panel.get_by_role("button", name="Actions for ann"), panel.locator(".swarm-said")
     await press(page, actions, "Enter", "ArrowDown", "Enter")
-    await eventually(lambda: peer().paused_by == "the instructor")
+    await expect(done).to_have_text("ann is paused.")  # its menu is another one now
+    assert peer().paused_by == "the instructor"
     await expect(actions).to_be_focused()
     await press(page, actions, "Enter", "r", "Enter")
-    await eventually(lambda: peer().paused_by == "")
+    await expect(done).to_have_text("ann goes on.")
+    assert peer().paused_by == ""
     await press(page, panel.get_by_role("button", name="Actions for bob"), "Enter", "ArrowUp", "Enter")
     await agree(page, "Remove")
     await expect(panel.locator("summary", has_text="Peers")).to_be_focused()
+    await expect(done).to_have_text("bob was removed.")
 
     await reach(page, actions)
     focused = await page.evaluate_handle("document.activeElement")
@@ -159,10 +162,11 @@ async def test_peers_are_steered_and_the_focus_stays_while_rounds_go_on(swarm: S
     assert await focused.evaluate("one => one === document.activeElement")
     assert await said(page) == []
     await press(page, actions, "Enter", "g", "g", "Enter")
-    await eventually(lambda: peer().slowed == 0.5)
+    await expect(done).to_have_text("ann gets 50\u202f% of its work.")
+    assert peer().slowed == 0.5
     await press(page, actions, "Enter", "h", "Enter")
-    await eventually(lambda: swarm.manager.runtime(session).status().peers[0].muted)
-    await expect(panel.get_by_text("The name of ann is hidden.")).to_be_visible()
+    await expect(done).to_have_text("The name of ann is hidden.")
+    assert swarm.manager.runtime(session).status().peers[0].muted
     assert await focused.evaluate("one => one === document.activeElement")
     assert await said(page) == ["ann gets 50\u202f% of its work.", "The name of ann is hidden."]
 

@@ -119,32 +119,33 @@ async def test_the_session_is_paused_and_ended(swarm: Swarm, page: Page) -> None
     await expect(panel.locator(".swarm-reason")).to_have_text("This session was deleted.")
 
 
-async def test_a_peer_is_steered_with_the_keyboard(swarm: Swarm, page: Page) -> None:
+async def test_a_peer_is_steered_from_its_menu(swarm: Swarm, page: Page) -> None:
     session = await swarm.open_session(rounds=9)
     panel = await open_panel(swarm, page)
     await joined(swarm, session)
+    why = panel.locator(".swarm-peer .swarm-why")
 
     def peer() -> PeerStatus:
         return swarm.manager.runtime(session).status().peers[0]
 
-    async def choose(*keys: str) -> None:
-        await panel.get_by_role("button", name="Actions for").focus()
-        for key in ("Enter", *keys):
-            await page.keyboard.press(key)
+    async def choose(action: str, *, done: str) -> None:
+        await panel.get_by_role("button", name="Actions for").click()
+        await page.get_by_role("menuitem", name=action).click()
+        await expect(panel.locator(".swarm-said")).to_have_text(done)  # and its menu is another one
 
-    await choose("p", "Enter")
-    await eventually(lambda: peer().paused_by == "the instructor")
-    await expect(panel.get_by_role("button", name="Actions for ann")).to_be_focused()
-    await choose("r", "Enter")
-    await eventually(lambda: peer().paused_by == "")
-    await choose("g", "g", "Enter")
-    await eventually(lambda: peer().slowed == 0.5)
-    await expect(panel.locator(".swarm-peer .swarm-why")).to_contain_text("gets 50\u202f% of its work")
-    await choose("h", "Enter")
-    await eventually(lambda: peer().muted)
+    await choose("Pause", done="ann is paused.")
+    assert peer().paused_by == "the instructor"
+    await expect(why).to_contain_text("the instructor")
+    await choose("Resume", done="ann goes on.")
+    assert peer().paused_by == ""
+    await choose("Give it 50 % of its work", done="ann gets 50\u202f% of its work.")
+    assert peer().slowed == 0.5
+    await expect(why).to_contain_text("gets 50\u202f% of its work")
+    await choose("Hide its name", done="The name of ann is hidden.")
+    assert peer().muted
     await expect(panel.locator(".swarm-peer .swarm-name")).to_have_text("peer 1")
-    await panel.get_by_role("button", name="Actions for peer 1").click()
-    await expect(page.get_by_text("Show its name: ann")).to_be_visible()
+    await choose("Show its name: ann", done="The name of peer 1 is shown.")
+    await expect(panel.locator(".swarm-peer .swarm-name")).to_have_text("ann")
 
 
 async def test_what_the_model_writes_is_read_in_the_panel(swarm: Swarm, page: Page) -> None:
