@@ -13,7 +13,7 @@ from ..protocol.frames import HEADER_BYTES, Header, Kind, session_tag
 from ..protocol.layout import CHUNK_ELEMENTS, Stream
 from ..protocol.messages import PROTOCOL_VERSION, Hello, Refused, encode, read_to_member
 from ..protocol.rules import Codec, RoundRule
-from ..shards.codecs import encoded_bytes
+from ..protocol.sizes import encoded_bytes
 
 ECHO_SECONDS = 60.0
 """How long the echo may take; after a quarter of it, no more is sent."""

@@ -9,37 +9,17 @@ A chunk is all scales, then all numbers. Rounded half to even; a number is off b
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from ..protocol.frames import Buffer
 from ..protocol.rules import Codec
-
-
-class _Shape(NamedTuple):
-    """elements: of a block. largest: magnitude of q. packed: numbers in a byte."""
-
-    elements: int
-    largest: int
-    packed: int
-
-
-SHAPES = {Codec.INT8: _Shape(256, 127, 1), Codec.INT4: _Shape(128, 7, 2)}
-
-
-def bytes_of(codec: Codec, count: int) -> int:
-    """Bytes of `count` numbers."""
-    shape = SHAPES[codec]
-    whole, rest = divmod(count, shape.elements)
-    numbers = whole * shape.elements // shape.packed + -(-rest // shape.packed)
-    return 4 * (whole + bool(rest)) + numbers
+from ..protocol.sizes import BLOCKS, Blocks
 
 
 def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch: Tensor) -> None:
     """Write fp32 `values` to the start of `buffer`. scratch: fp32, at least as many."""
-    shape = SHAPES[codec]
+    shape = BLOCKS[codec]
     for part, scale, numbers in _rows(shape, values, buffer):
         rounded = scratch[: part.numel()].view(part.shape)
         torch.amax(torch.abs(part, out=rounded), dim=1, out=scale)
@@ -57,7 +37,7 @@ def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch
 
 def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
     """Write the numbers in `payload`, which has the right length, to fp32 `out`."""
-    shape = SHAPES[codec]
+    shape = BLOCKS[codec]
     for part, scale, numbers in _rows(shape, out, payload):
         if shape.packed == 1:
             part.copy_(numbers.view(torch.int8))
@@ -69,7 +49,7 @@ def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
         part.mul_(scale[:, None])
 
 
-def _rows(shape: _Shape, values: Tensor, buffer: Buffer) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _rows(shape: Blocks, values: Tensor, buffer: Buffer) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Values, scales and the numbers' bytes as rows of one block each; a shorter last block comes by itself."""
     whole, rest = divmod(values.numel(), shape.elements)
     blocks = whole + bool(rest)

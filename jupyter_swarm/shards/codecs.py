@@ -22,6 +22,7 @@ from ..protocol.errors import ProtocolError
 from ..protocol.frames import Buffer
 from ..protocol.layout import CHUNK_ELEMENTS
 from ..protocol.rules import Codec
+from ..protocol.sizes import BLOCKS, encoded_bytes
 from . import blocks, sparse
 from .vector import square_sum
 
@@ -44,18 +45,11 @@ def new_scratch() -> Tensor:
     return torch.empty(CHUNK_ELEMENTS, dtype=torch.float32)
 
 
-def encoded_bytes(codec: Codec, count: int) -> int:
-    """Bytes of `count` numbers."""
-    if codec in blocks.SHAPES:
-        return blocks.bytes_of(codec, count)
-    return sparse.bytes_of(count) if codec == Codec.TOPK else _DTYPES[codec].itemsize * count
-
-
 def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch: Tensor) -> int:
     """Write `values` (1-D, contiguous; fp32, or int64 for INT64; on the CPU, but for TOPK anywhere) to the start of
     `buffer`; returns the bytes."""
     count = values.numel()
-    if codec in blocks.SHAPES:
+    if codec in BLOCKS:
         blocks.encode(codec, values, buffer, scratch)
     elif codec == Codec.TOPK:
         sparse.encode(values, buffer)
@@ -81,7 +75,7 @@ def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
     """Write the numbers in `payload` to `out`. Raises `ProtocolError` if the payload has the wrong length, or says what
     cannot be."""
     check_length(codec, payload, out.numel())
-    if codec in blocks.SHAPES:
+    if codec in BLOCKS:
         blocks.decode(codec, payload, out)
     elif codec == Codec.TOPK:
         sparse.decode(payload, out)

@@ -21,55 +21,22 @@ from torch import Tensor
 
 from ..protocol.errors import ProtocolError
 from ..protocol.frames import Buffer
-
-BLOCK = 4096
-_SHARE = 64
-"""One of so many is kept."""
-_RATIOS = 2
+from ..protocol.rules import Codec
+from ..protocol.sizes import SPARSE_RATIOS, SparsePart, encoded_bytes, sparse_parts
 
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 
-class _Part(NamedTuple):
-    """Blocks of one size: where their elements begin, how many blocks, elements and kept numbers in each."""
-
-    start: int
-    blocks: int
-    size: int
-    kept: int
-
-
-def _parts(count: int) -> list[_Part]:
-    whole, rest = divmod(count, BLOCK)
-    parts = [_Part(0, whole, BLOCK, BLOCK // _SHARE)] if whole else []
-    return parts + ([_Part(whole * BLOCK, 1, rest, -(-rest // _SHARE))] if rest else [])
-
-
-def bytes_of(count: int) -> int:
-    """Bytes of a chunk of `count` numbers."""
-    return 4 * _RATIOS + sum(
-        one.blocks * (2 + _place_bytes(one.kept) + _symbol_bytes(one.kept)) for one in _parts(count)
-    )
-
-
-def _place_bytes(kept: int) -> int:
-    return 3 * (-(-kept // 2))
-
-
-def _symbol_bytes(kept: int) -> int:
-    return -(-kept // 4)
-
-
 def encode(values: Tensor, buffer: bytearray | memoryview) -> None:
     """Write fp32 `values`, on any device, to the start of `buffer`."""
-    parts = _parts(values.numel())
+    parts = sparse_parts(values.numel())
     chosen = [_choose(values[one.start :][: one.blocks * one.size].view(one.blocks, -1), one.kept) for one in parts]
     scales = [numbers.abs().mean(1, keepdim=True).to(torch.bfloat16) for _, numbers in chosen]
     ratios = _ratios([numbers for _, numbers in chosen], scales)
-    out = np.frombuffer(buffer, np.uint8, bytes_of(values.numel()))
-    out[: 4 * _RATIOS] = ratios.numpy().view(np.uint8)
-    at = 4 * _RATIOS
+    out = np.frombuffer(buffer, np.uint8, encoded_bytes(Codec.TOPK, values.numel()))
+    out[: 4 * SPARSE_RATIOS] = ratios.numpy().view(np.uint8)
+    at = 4 * SPARSE_RATIOS
     for one, (places, numbers), scale in zip(parts, chosen, scales, strict=True):
         symbols = (numbers < 0).to(torch.uint8) | ((numbers.abs() > scale.float()).to(torch.uint8) << 1)
         for piece in (
@@ -116,12 +83,12 @@ def read(payload: Buffer, count: int) -> Chosen:
     """The numbers in a payload of the right length. Raises `ProtocolError` for places that repeat or are outside, and
     for scales that are not finite or negative."""
     raw = np.frombuffer(payload, np.uint8)
-    ratios = raw[: 4 * _RATIOS].view(np.float32)
-    at = 4 * _RATIOS
+    ratios = raw[: 4 * SPARSE_RATIOS].view(np.float32)
+    at = 4 * SPARSE_RATIOS
     places, numbers = [], []
-    for one in _parts(count):
+    for one in sparse_parts(count):
         found = []
-        for width in (2, _place_bytes(one.kept), _symbol_bytes(one.kept)):
+        for width in (2, one.place_bytes, one.symbol_bytes):
             found.append(raw[at : at + one.blocks * width].reshape(one.blocks, width))
             at += one.blocks * width
         scale = torch.from_numpy(found[0].copy()).view(torch.bfloat16).float().numpy()
@@ -136,7 +103,7 @@ def read(payload: Buffer, count: int) -> Chosen:
     return Chosen(torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(numbers)))
 
 
-def _check(places: Array, scale: Array, ratios: Array, one: _Part) -> None:
+def _check(places: Array, scale: Array, ratios: Array, one: SparsePart) -> None:
     if (np.diff(places, axis=1) <= 0).any() or int(places[:, -1].max()) >= one.size:
         raise ProtocolError("Places in a sparse chunk repeat, are out of order, or are outside of it.")
     if not (np.isfinite(scale).all() and np.isfinite(ratios).all()) or scale.min() < 0 or ratios.min() < 0:

@@ -20,7 +20,8 @@ from torch import nn
 from jupyter_swarm import Codec
 from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS, Stream
 from jupyter_swarm.protocol.rules import StreamRule
-from jupyter_swarm.shards.codecs import accumulate, decode, encode, encoded_bytes, new_scratch, square_of
+from jupyter_swarm.protocol.sizes import encoded_bytes
+from jupyter_swarm.shards.codecs import accumulate, decode, encode, new_scratch, square_of
 from jupyter_swarm.shards.feedback import ErrorFeedback
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.vector import FlatVector

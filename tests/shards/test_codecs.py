@@ -8,20 +8,19 @@ from hypothesis import strategies as st
 from jupyter_swarm.protocol.errors import ProtocolError
 from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS
 from jupyter_swarm.protocol.rules import Codec
-from jupyter_swarm.shards.blocks import SHAPES
+from jupyter_swarm.protocol.sizes import BLOCKS, encoded_bytes
 from jupyter_swarm.shards.codecs import (
     FP16_LARGEST,
     accumulate,
     decode,
     decoded,
     encode,
-    encoded_bytes,
     new_scratch,
     square_of,
 )  # fmt: skip
 
 FLOATING = [Codec.FP32, Codec.FP16, Codec.BF16, Codec.INT8, Codec.INT4]
-BLOCK_ELEMENTS = SHAPES[Codec.INT8].elements
+BLOCK_ELEMENTS = BLOCKS[Codec.INT8].elements
 SCRATCH = new_scratch()
 counts = st.one_of(st.integers(1, 600), st.sampled_from([BLOCK_ELEMENTS, 2 * BLOCK_ELEMENTS, CHUNK_ELEMENTS]))
 
@@ -41,8 +40,8 @@ def test_round_trip_error_is_within_the_codecs_bound(codec: Codec, count: int, s
     _, out = through(codec, values)
     if codec == Codec.FP32:
         assert torch.equal(out, values)
-    elif codec in SHAPES:
-        block, largest, _ = SHAPES[codec]
+    elif codec in BLOCKS:
+        block, largest, _ = BLOCKS[codec]
         for part, back in zip(values.split(block), out.split(block), strict=True):
             assert float((part - back).abs().max()) <= float(part.abs().max()) / largest / 2 * 1.0001
     else:

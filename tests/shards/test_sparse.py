@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from jupyter_swarm.protocol.errors import ProtocolError
 from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS
+from jupyter_swarm.protocol.rules import Codec
+from jupyter_swarm.protocol.sizes import SPARSE_BLOCK as BLOCK
+from jupyter_swarm.protocol.sizes import encoded_bytes
 from jupyter_swarm.shards import sparse
-from jupyter_swarm.shards.sparse import BLOCK
 
 counts = st.one_of(st.integers(1, 3 * BLOCK), st.sampled_from([1, 64, 65, BLOCK, BLOCK + 1, 2 * BLOCK, 5 * BLOCK + 63]))
 
@@ -24,7 +26,7 @@ def normal(count: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 
 
 def encoded(values: torch.Tensor) -> bytearray:
-    buffer = bytearray(sparse.bytes_of(values.numel()) + 5)
+    buffer = bytearray(encoded_bytes(Codec.TOPK, values.numel()) + 5)
     sparse.encode(values, buffer)
     assert not any(buffer[-5:]), "nothing is written behind it"
     return buffer[:-5]
@@ -59,7 +61,7 @@ def test_what_is_kept_is_near_what_it_was() -> None:
 
 
 def test_it_is_as_short_as_the_paper_says() -> None:
-    assert 4 * CHUNK_ELEMENTS / sparse.bytes_of(CHUNK_ELEMENTS) > 143
+    assert 4 * CHUNK_ELEMENTS / encoded_bytes(Codec.TOPK, CHUNK_ELEMENTS) > 143
 
 
 @pytest.mark.parametrize("values", [torch.zeros(5000), torch.zeros(1), torch.tensor([3.0]), -torch.ones(200)])
@@ -70,7 +72,7 @@ def test_what_has_no_differences(values: torch.Tensor) -> None:
     assert int(kept.sum()) == (-(-values.numel() // 64) if values.any() else 0)
 
 
-@given(st.binary(min_size=sparse.bytes_of(5000), max_size=sparse.bytes_of(5000)))
+@given(st.binary(min_size=encoded_bytes(Codec.TOPK, 5000), max_size=encoded_bytes(Codec.TOPK, 5000)))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_numbers_in_range_or_refused(payload: bytes) -> None:
     out = torch.zeros(5000)

@@ -12,6 +12,7 @@ from jupyter_swarm.optim import SGD, AdamW
 from jupyter_swarm.protocol.errors import SettingError
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.rules import Codec, lateness
+from jupyter_swarm.protocol.sizes import encoded_bytes
 from jupyter_swarm.shards import sparse
 from jupyter_swarm.shards.carried import check_streams
 from jupyter_swarm.shards.feedback import ErrorFeedback
@@ -39,7 +40,7 @@ def deltas(round: int) -> list[Tensor]:
 
 def quantised(values: Tensor) -> Tensor:
     """Q: top-k and two bits, as on the wire."""
-    buffer, out = bytearray(sparse.bytes_of(values.numel())), torch.empty_like(values)
+    buffer, out = bytearray(encoded_bytes(Codec.TOPK, values.numel())), torch.empty_like(values)
     sparse.encode(values, buffer)
     sparse.decode(buffer, out)
     return out
