@@ -16,6 +16,7 @@ from tests.benchmarks import (
     checkpoint,
     codecs,
     convergence,
+    crowd,
     large,
     observed,
     reporting,
@@ -177,3 +178,11 @@ def test_the_speed_of_each_codec_is_measured() -> None:
     assert set(found["codecs"]) == {codec.name for codec in codecs.CODECS}
     assert all(speed > 0 for one in found["codecs"].values() for speed in one.values())
     assert found["codecs"]["TOPK"]["times fewer"] > 143
+
+
+def test_a_crowd_contributes_to_each_round_and_its_server_is_measured() -> None:
+    every, local = crowd.measured(5, 0.1, viewers=2, steps=False), crowd.measured(3, 0.1, viewers=0, steps=True)
+    assert [one["contributors"] for one in (every, local)] == [5, 3]
+    assert all(one["said"] == "" and one["rounds"] >= 5 and one["peer_cpu"] > 0 for one in (every, local))
+    assert every["answers"]["session"]["bytes"] > 500
+    crowd.report([every, local])

@@ -1,220 +1,195 @@
-"""A crowd of light peers in one process: `python -m tests.benchmarks.crowd LINK PEERS SECONDS`.
+"""What does one server cost with a thousand peers? Light peers (`light_peers`), each with a connection of its own.
 
-Each has a WebSocket of its own to a real server and speaks all of the protocol; what they would compute is made up: a
-contribution is always the same noise, its loss falls as losses do, and a round's work lasts until SECONDS after the
-last one's. They share one copy of the parameters. The session must be paused until all are in, which is printed. They
-end when the connection does.
+    python -m tests.benchmarks.crowd [--peers N …] [--seconds N] [--viewers N] [--steps] [--json FILE]
+
+For each number of peers a server of its own, a model of a hundred parameters, and rounds without a pause to which all
+contribute; so many viewers read what is pushed. Meanwhile others ask the server: `GET /api/status`, which is Jupyter's,
+every 20 ms, and the session's own status four times a second. The peers are in one process, beside the server's: on two
+cores neither waits for the other's.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-import random
+import argparse
+import http.client
+import statistics
 import sys
+import threading
 import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
+from jupyter_swarm import Recipe, host
+
+from .harness import Failed, Process, Server, allow_sockets, server, wait_until, workplace
+from .light_peers import ALL_IN
+from .reporting import Figures, main, table
+from .status_latency import summary
+
+PEERS = (10, 100, 300, 1000)
+_SETTLE_ROUNDS = 3
+_LEAST_ROUNDS = 5
+_START_SECONDS = 300.0
+_STANDSTILL_SECONDS = 120.0
+_BETWEEN = {"/api/status": 0.02, "session": 0.25}
+
+RECIPE = """\
 import torch
-import websockets.asyncio.client as websockets
+from torch import nn
 
-from jupyter_swarm.protocol import messages as m
-from jupyter_swarm.protocol.frames import HEADER_BYTES, Kind, read_header, session_tag
-from jupyter_swarm.protocol.invites import INVITE_HEADER, Invite, parse_invite
-from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.rules import rule_of
-from jupyter_swarm.shards.gradients import norms_of
-from jupyter_swarm.shards.incoming import PacketSet, SnapshotSet
-from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_frames
-from jupyter_swarm.shards.vector import FlatVector
-
-DEVICES = ("cpu", "cuda:0 NVIDIA T4", "mps", "cuda:0 NVIDIA GeForce RTX 4060 Laptop GPU")
-ALL_IN = "all are in"
-_AT_ONCE = 20
-_NOISE = 1e-4
+from jupyter_swarm import SGD, Data, EveryStep, LocalUpdates, Recipe
 
 
-class Shared:
-    """What all peers have in common: the parameters at the newest version that any of them is at, and the pace."""
-
-    def __init__(self, welcome: m.Welcome, round_seconds: float) -> None:
-        self.spec = welcome.spec
-        self.generation = welcome.generation
-        self.tag = session_tag(welcome.spec.session)
-        self.view = FlatVector(welcome.layout)
-        self.noise = FlatVector(welcome.layout)
-        self.noise.sections[Stream.PARAMETERS].normal_(std=_NOISE, generator=torch.Generator().manual_seed(0))
-        self.norms = norms_of(self.noise)
-        self.version = -1
-        self._round_seconds = round_seconds
-        self._packets: PacketSet | None = None
-        self._seen: set[bytes] = set()
-        self._digests: dict[int, str] = {}
-        self._ends: dict[int, float] = {}
-
-    def end_of(self, round: int) -> float:
-        """When that round's work is done, by `time.monotonic`."""
-        if round not in self._ends:
-            last = max(self._ends.values(), default=0.0)
-            self._ends = {round: max(last + self._round_seconds, time.monotonic())}
-        return self._ends[round]
-
-    def take(self, frame: bytes) -> None:
-        """A packet, unless it has come to another peer already."""
-        header = read_header(frame)
-        key = bytes(frame[:HEADER_BYTES])
-        if header.kind != Kind.PACKET or header.round <= self.version or key in self._seen:
-            return
-        if self._packets is None or (self._packets.round, self._packets.attempt) != (header.round, header.attempt):
-            rule = rule_of(self.spec.rule, self.spec.changes, header.round)
-            self._packets = PacketSet(
-                self.view.layout, rule, self.tag, self.generation, header.round, header.attempt
-            )  # fmt: skip
-            self._seen.clear()
-        self._seen.add(key)
-        self._packets.add(frame)
-
-    def digest_after(self, commit: m.Commit) -> str:
-        """Of the shard that is asked for, at the version that is committed."""
-        if self.version < commit.round:
-            assert self._packets is not None
-            self._packets.apply(self.view)
-            self.version = commit.round
-            digest = self.view.digest(self.view.layout.shards[commit.digest_shard])
-            self._digests = {commit.round - 1: self._digests.get(commit.round - 1, ""), commit.round: digest}
-        return self._digests[commit.round]
+def loss(model, batch):
+    return model(batch[0]).square().mean()
 
 
-class LightPeer:
-    """One connection; `shared` is there once it has joined."""
+recipe = Recipe(
+    name="crowd", model=lambda: nn.Linear(99, 1), data=lambda: Data(train=(torch.ones(5000, 99),)), loss=loss,
+    optimizer=SGD(lr=1e-3), strategy={strategy}, evaluate_every=0,
+)
+"""
 
-    shared: Shared
 
-    def __init__(self, name: str, device: str) -> None:
-        self._name = name
-        self._device = device
-        self._leases: list[int] = []
-        self._samples = 0
-        self._key = 0
-        self._since = time.monotonic()
-        self._random = random.Random(name)
+class Asker:
+    """Asks a server for one page again and again, twice at least, in a thread; `seconds` has what each answer took."""
 
-    async def join(self, invite: Invite, shared: Shared | None, round_seconds: float) -> Shared:
-        """Connect and fetch the parameters, as a real peer does; `shared` unless this is the first."""
-        url = f"ws{invite.server.removeprefix('http')}/swarm/api/sessions/{invite.session}/peer"
-        headers = {INVITE_HEADER: invite.secret}
-        self._socket = await websockets.connect(
-            url, additional_headers=headers, compression=None, max_size=None, proxy=None, ping_interval=None
+    def __init__(self, here: Server, path: str, between: float) -> None:
+        self.seconds: list[float] = []
+        self.bytes = 0
+        self._here, self._path, self._between = here, path, between
+        self._over = threading.Event()
+        self._error = ""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection(urlsplit(self._here.url).netloc, timeout=120)
+        while not self._over.is_set() or len(self.seconds) < 2:
+            start = time.perf_counter()
+            connection.request("GET", self._path, headers={"Authorization": f"token {self._here.token}"})
+            response = connection.getresponse()
+            self.bytes = len(response.read())
+            self.seconds.append(time.perf_counter() - start)
+            if response.status != 200:
+                self._error = f"GET {self._path} was answered with {response.status}."
+                return
+            self._over.wait(self._between)
+        connection.close()
+
+    def stop(self) -> Figures:
+        """Milliseconds of the answers so far, and the bytes of the last one. Raises `Failed`."""
+        self._over.set()
+        self._thread.join()
+        if self._error:
+            raise Failed(self._error)
+        return {**summary(self.seconds), "bytes": self.bytes}
+
+
+def measured(peers: int, seconds: float, viewers: int, steps: bool) -> Figures:
+    """One server with so many peers, for at least so many seconds and a few rounds."""
+    strategy = "LocalUpdates(steps=2, batch=1, staleness=0)" if steps else f"EveryStep(target_batch={2 * peers})"
+    with workplace() as (folder, stack):
+        here = server(folder, stack)
+        session = host(
+            Recipe.from_source(RECIPE.format(strategy=strategy)), rounds=0, train=False, server=here.owner_url,
+            minimum_peers=peers, capacity=peers, evaluate_every=0,
+        ).id  # fmt: skip
+        here.client.act(session, "pause")
+        link = here.client.invite(session, "peer", capacity=peers).link
+        watch = here.client.invite(session, "viewer", capacity=max(viewers, 1)).link
+        idle = here.use.memory_info().rss
+        used, began = here.cpu_seconds(), time.monotonic()
+        crowd = Process(
+            [sys.executable, "-m", "tests.benchmarks.light_peers", link, str(peers), "0", watch, str(viewers)],
+            folder / "crowd.log",
         )
-        await self._say(m.Hello(m.PROTOCOL_VERSION, "0.1.0", "peer", self._name, device=self._device))
-        while not isinstance(welcome := await self._next(), m.Welcome):
-            pass
-        self.shared = shared or Shared(welcome, round_seconds)
-        self._generation = welcome.generation
-        await self._say(m.WantSnapshot(self._generation))
-        while not isinstance(offer := await self._next(), m.SnapshotOffer):
-            pass
-        if self.shared.version < 0:
-            await self._fetch(offer)
-        assert offer.version == self.shared.version, "the session goes on while the crowd comes in"
-        await self._say(m.Synced(self._generation, offer.version, self.shared.view.digest_all()))
-        return self.shared
+        stack.callback(crowd.stop)
+        wait_until(until_in(crowd), "all peers to join", _START_SECONDS)
+        joined = {"seconds": time.monotonic() - began, "cpu": here.cpu_seconds() - used}
+        here.client.act(session, "resume")
 
-    async def _fetch(self, offer: m.SnapshotOffer) -> None:
-        shared = self.shared
-        wanted = SnapshotSet(shared.view, shared.tag, self._generation, offer.number, offer.digests)
-        if wanted.missing:
-            await self._say(m.WantSnapshot(self._generation, offer.number, wanted.missing))
-        while wanted.missing:
-            frame = await self._socket.recv()
-            if isinstance(frame, bytes):
-                wanted.add(frame)
-        shared.version = offer.version
+        def version() -> int:
+            return int(here.status(session)["version"])
 
-    async def run(self) -> None:
-        """Take part in every round."""
-        await self._say(m.WantWork(self._generation, self.shared.version))
-        while True:
-            message = await self._next()
-            match message:
-                case m.LeaseGrant():
-                    await self._compute(message)
-                case m.ContributeNow() if self._leases:
-                    await self._announce(message)
-                case m.Grant():
-                    await self._upload(message)
-                case m.Commit():
-                    digest = self.shared.digest_after(message)
-                    await self._say(m.ViewDigest(self._generation, message.round, message.digest_shard, digest))
-                    await self._say(m.WantWork(self._generation, message.round))
-                case m.Heartbeat():
-                    await self._say(message)
-                case m.Refused() | m.Resync() | m.Dropped():
-                    print(f"{self._name}: {message}", file=sys.stderr, flush=True)  # the benchmark's log
+        def reached(wanted: int) -> Callable[[], bool]:
+            return lambda: until_in(crowd)() and version() >= wanted
 
-    async def _compute(self, lease: m.LeaseGrant) -> None:
-        count = lease.stop - lease.start
-        rest = self.shared.end_of(lease.round) - time.monotonic()
-        if lease.kind == "evaluate":
-            loss = self._loss(lease.round)
-            sums = {"loss": 1.05 * loss * count, "accuracy": (1 - 0.3 * loss) * count}
-            await self._say(m.LeaseDone(self._generation, lease.lease, sums=sums, count=count))
-        else:
-            await asyncio.sleep(rest * self._random.uniform(0.6, 1.0))
-            self._leases.append(lease.lease)
-            self._samples += count
-            await self._say(m.LeaseDone(self._generation, lease.lease))
-        await self._say(m.WantWork(self._generation, self.shared.version))
-        now = time.monotonic()
-        if now - self._since > 2:
-            speed = self._random.uniform(50, 60) * (1 + len(self._name) % 3)
-            await self._say(m.Progress(speed, 0.8 * (now - self._since), 0.2 * (now - self._since), 1 << 29))
-            self._since = now
-
-    async def _announce(self, call: m.ContributeNow) -> None:
-        self._key += 1
-        loss = self._loss(call.round) * self._random.uniform(0.9, 1.1)
-        await self._say(
-            m.Announce(
-                self._generation, call.round, call.attempt, self._key, self.shared.version, tuple(self._leases),
-                self.shared.norms, loss * self._samples, self._samples, 0,
-            )
-        )  # fmt: skip
-        self._leases, self._samples = [], 0
-
-    async def _upload(self, grant: m.Grant) -> None:
-        shared = self.shared
-        envelope = Envelope(Kind.CONTRIBUTION, shared.tag, self._generation, grant.round, grant.number)
-        rule = rule_of(shared.spec.rule, shared.spec.changes, grant.round)
-        for parts in contribution_frames(FrameWriter(), envelope, shared.noise, rule):
-            await self._socket.send(b"".join(parts))
-
-    @staticmethod
-    def _loss(round: int) -> float:
-        return 0.3 + 2.0 * math.exp(-round / 100)
-
-    async def _say(self, message: m.Message) -> None:
-        await self._socket.send(m.encode(message))
-
-    async def _next(self) -> m.ToMember | None:
-        data = await self._socket.recv()
-        if isinstance(data, bytes):
-            if hasattr(self, "shared"):
-                self.shared.take(data)
-            return None
-        return m.read_to_member(data)
+        wait_until(reached(_SETTLE_ROUNDS), "the first rounds", _STANDSTILL_SECONDS)
+        paths = {"/api/status": "/api/status", "session": f"/swarm/api/sessions/{session}"}
+        askers = {name: Asker(here, path, _BETWEEN[name]) for name, path in paths.items()}
+        first, start, cpu, theirs = version(), time.monotonic(), here.cpu_seconds(), crowd.cpu_seconds()
+        time.sleep(seconds)
+        wait_until(reached(first + _LEAST_ROUNDS), "rounds", _STANDSTILL_SECONDS, every=0.25)
+        last, lasted = version(), time.monotonic() - start
+        cpu, theirs = here.cpu_seconds() - cpu, crowd.cpu_seconds() - theirs
+        answers = {name: asker.stop() for name, asker in askers.items()}
+        records = here.client.records(session, after=last - _LEAST_ROUNDS)
+        rss, said = here.use.memory_info().rss, crowd.said()
+    rounds = last - first
+    return {
+        "peers": peers, "rounds": rounds,
+        "contributors": statistics.median(len(one["contributors"]) for one in records),
+        "round_seconds": lasted / rounds, "round_cpu": cpu / rounds, "share": cpu / lasted,
+        "peer_cpu": cpu / rounds / peers, "crowd_cpu": theirs / rounds, "rss": rss, "peer_rss": (rss - idle) / peers,
+        "joined": joined, "answers": answers, "said": said.replace(ALL_IN, "").strip(),
+    }  # fmt: skip
 
 
-async def crowd(link: str, count: int, round_seconds: float) -> None:
-    """All join, then all train."""
-    invite = parse_invite(link)
-    peers = [LightPeer(f"student {number + 1}", DEVICES[number % len(DEVICES)]) for number in range(count)]
-    shared = await peers[0].join(invite, None, round_seconds)
-    for start in range(1, count, _AT_ONCE):
-        await asyncio.gather(*(one.join(invite, shared, round_seconds) for one in peers[start : start + _AT_ONCE]))
-    print(ALL_IN, flush=True)
-    await asyncio.gather(*(one.run() for one in peers))
+def until_in(crowd: Process) -> Callable[[], bool]:
+    """Whether all peers are in. Raises `Failed` if their process has ended."""
+
+    def look() -> bool:
+        if crowd.popen.poll() is not None:
+            raise Failed(f"The crowd has ended:\n{crowd.said()}")
+        return ALL_IN in crowd.log.read_text(errors="replace")[:1000]
+
+    return look
+
+
+def measure(chosen: argparse.Namespace) -> Figures:
+    allow_sockets(max(chosen.peers) + chosen.viewers)  # the server raises its own; better said before than in its log
+    found = []
+    for peers in chosen.peers:
+        one = measured(peers, chosen.seconds, chosen.viewers, chosen.steps)
+        found.append(one)
+        print(f"{peers} peers: {one['rounds']} rounds of {one['contributors']:.0f} contributions", flush=True)
+        if one["said"]:
+            print(one["said"], file=sys.stderr)
+    report(found)
+    return {"crowds": found, "viewers": chosen.viewers, "strategy": "LocalUpdates" if chosen.steps else "EveryStep"}
+
+
+def report(found: list[Figures]) -> None:
+    """Two tables: what a round costs, and what others notice."""
+    first = found[0]["peer_cpu"]
+    heads = ["peers", "s a round", "server CPU s a round", "% of a core", "CPU ms a peer", "÷ first row"]
+    rows = [
+        [
+            one["peers"], one["round_seconds"], one["round_cpu"], 100 * one["share"], 1e3 * one["peer_cpu"],
+            one["peer_cpu"] / first, one["rss"] / 1e6, one["peer_rss"] / 1e3, 1e3 * one["joined"]["cpu"] / one["peers"],
+            one["crowd_cpu"],
+        ]
+        for one in found
+    ]  # fmt: skip
+    table([*heads, "RSS MB", "kB a peer", "CPU ms a join", "peers' CPU s a round"], rows)
+    names = {"/api/status": "/api/status", "session": "session's status"}
+    table(
+        ["peers", *(f"{name} {cut}, ms" for name in names.values() for cut in ("p50", "p99")), "status kB"],
+        [
+            [
+                one["peers"], *(one["answers"][name][cut] for name in names for cut in ("p50", "p99")),
+                one["answers"]["session"]["bytes"] / 1e3,
+            ]
+            for one in found
+        ],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    asyncio.run(crowd(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=int, nargs="+", default=list(PEERS))
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--viewers", type=int, default=10)
+    parser.add_argument("--steps", action="store_true", help="rounds of local updates instead of samples")
+    main(parser, measure)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import psutil
@@ -36,6 +36,49 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float, every: 
         if time.monotonic() > until:
             raise Failed(f"Waited {seconds:.0f} s in vain for: {what}.")
         time.sleep(every)
+
+
+_MORE_FILES = 100
+
+
+def allow_sockets(count: int) -> None:
+    """Let this process have so many sockets open at once. Raises `Failed` where the system's limit is lower."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _MORE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise Failed(
+            f"{count} sockets need {wanted} open files, and this system allows a process {hard}. Raise the hard limit "
+            "(ulimit -Hn, or nofile in /etc/security/limits.conf), or measure fewer peers."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class Machines(Protocol):
+    """Where servers and peers run. This process is on the machine called "server"."""
+
+    def address(self, name: str) -> str:
+        """The address under which the others reach a machine."""
+        ...
+
+    def command(self, name: str) -> list[str]:
+        """What to put before a command so that it runs on a machine."""
+        ...
+
+
+class ThisMachine:
+    """All on one machine, over loopback."""
+
+    def address(self, name: str) -> str:
+        return "127.0.0.1"
+
+    def command(self, name: str) -> list[str]:
+        return []
 
 
 class Process:
@@ -97,10 +140,10 @@ def free_port() -> int:
 class Server(Process):
     """A Jupyter server with the extension, in folders of its own; the owner's `client` talks to it."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, address: str = "127.0.0.1") -> None:
         port, self.token = free_port(), secrets.token_hex(16)
         self.folder = folder
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{address}:{port}"
         self.owner_url = f"{self.url}/?token={self.token}"
         self.client = Client.of_owner(self.owner_url)
         env = {
@@ -108,7 +151,8 @@ class Server(Process):
             for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
         }
         command = [
-            sys.executable, "-m", "jupyter_server", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+            sys.executable, "-m", "jupyter_server", f"--ServerApp.ip={address}", f"--ServerApp.port={port}",
+            "--ServerApp.port_retries=0",
             f"--IdentityProvider.token={self.token}", "--ServerApp.open_browser=False", "--ServerApp.allow_root=True",
             f"--ServerApp.root_dir={folder}", "--ServerApp.allow_unauthenticated_access=False", *options,
         ]  # fmt: skip
@@ -147,8 +191,8 @@ def workplace() -> Iterator[tuple[Path, contextlib.ExitStack]]:
         yield Path(stack.enter_context(folder)), stack
 
 
-def server(folder: Path, stack: contextlib.ExitStack, *options: str) -> Server:
-    """A server that is stopped at the end."""
-    started = Server(folder, *options)
+def server(folder: Path, stack: contextlib.ExitStack, *options: str, address: str = "127.0.0.1") -> Server:
+    """A server that is stopped at the end. address: what it listens on; this process must be on that machine."""
+    started = Server(folder, *options, address=address)
     stack.callback(started.stop)
     return started

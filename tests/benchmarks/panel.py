@@ -4,7 +4,7 @@
 
 Real are JupyterLab in headless chromium, with the panel in the sidebar and large beside a notebook; the kernel of that
 notebook, which hosts the session and shows its live widgets; the Jupyter server; and a WebSocket for each peer. What
-the peers compute is made up (`crowd`), and the model has a hundred parameters.
+the peers compute is made up (`light_peers`), and the model has a hundred parameters.
 
 A task of the page's main thread has two lengths: *on the clock*, which a busy machine stretches, and *of processor*,
 which the browser's own trace tells. The heap is read after forced collections; the tasks of these are left out. What
@@ -28,8 +28,8 @@ from playwright.sync_api import CDPSession, Page, sync_playwright
 
 from tests.browser.classroom import CALM, NAMES, browser_path, build_panel, write_notebook
 
-from .crowd import ALL_IN
 from .harness import Failed, Process, Server, server, wait_until, workplace
+from .light_peers import ALL_IN
 from .reporting import Figures, main, table
 from .soak import grown
 
@@ -291,7 +291,7 @@ def measured(seconds: float, peers: int, screenshot: Path | None = None) -> Figu
         here.client.act(session, "pause")
         link = here.client.invite(session, "peer", capacity=peers).link
         crowd = Process(
-            [sys.executable, "-m", "tests.benchmarks.crowd", link, str(peers), "1.0"], folder / "crowd.log"
+            [sys.executable, "-m", "tests.benchmarks.light_peers", link, str(peers), "1.0"], folder / "crowd.log"
         )  # fmt: skip
         stack.callback(crowd.stop)
         wait_until(until_in(crowd), "all peers to join", _START_SECONDS)
