@@ -26,6 +26,7 @@ from .forward import Cancel, Forward, LeaseFailed, LossSum, OutOfMemory, never
 from .recipe import Data, Recipe, call
 from .residual import Residual
 from .view import View
+from .residual_file import ResidualFile
 
 
 def pick_device(name: str = "") -> torch.device:
@@ -100,9 +101,9 @@ class Computer:
     def say(self, say: Callable[[str], None]) -> None:
         self._forward.say = say
 
-    def first_residual(self) -> Residual:
-        """Of a member that has sent nothing yet."""
-        return Residual(ErrorFeedback(self.layout))
+    def first_residual(self, file: ResidualFile | None = None) -> Residual:
+        """Of a member that has sent nothing yet. file: where it lives on this peer's disk."""
+        return Residual(ErrorFeedback(self.layout), file)
 
     def first_view(self) -> View:
         """A view that begins with the model's own numbers."""

@@ -67,6 +67,11 @@ class Identity:
                 file.write(msgspec.json.encode(_Stored(token)))
             os.replace(fresh, self._path)
 
+    @property
+    def residual(self) -> Path | None:
+        """Where what this peer has not sent yet may lie, as long as it is this one. None: there is no such place."""
+        return self._path.with_suffix(".residual") if self._path is not None else None
+
     def release(self) -> None:
         """Let another process take this identity."""
         if self._lock is not None:

@@ -27,6 +27,7 @@ from .inbox import Inbox
 from .record import Record
 from .stopwatch import Stopwatch
 from .work import Work
+from .residual import Residual
 
 _RESYNCS = 3
 
@@ -53,6 +54,7 @@ class Member:
     ) -> None:
         _check(computer, welcome)
         self.layout = welcome.layout
+        residual: Residual | None = None,
         self.generation = 0
         self.paused = ""
         self.view = computer.first_view()
@@ -66,7 +68,7 @@ class Member:
         self._resyncs = 0
         self._work = Work(computer, self.view, inbox)
         self._contribution: Contribution | None = None
-        self._residual = computer.first_residual()
+        self.residual = residual or computer.first_residual()
         self._key = 0
         self._writer = FrameWriter()
         self._stopwatch = Stopwatch()
@@ -106,7 +108,8 @@ class Member:
         self._spec = welcome.spec
         same = welcome.generation == self.generation
         if not same:
-            self._residual.stands_at(welcome.version, others_count=False)
+            self.residual.stands_at(welcome.version, others_count=False)
+        self.residual.welcome(welcome)
         still_good = same and not self._syncing
         self.generation = welcome.generation
         self._finished = self._halted = ""
@@ -161,7 +164,7 @@ class Member:
     def _synced(self, version: int) -> None:
         self._syncing = False
         self._offer = None
-        self._residual.stands_at(version)
+        self.residual.stands_at(version)
         self.view.set_version(version)
         self.arrivals.has(version)
         self._work.begin(self.rule)
@@ -226,7 +229,7 @@ class Member:
     def _forget_work(self) -> None:
         """The leases and the contribution under way are no longer this peer's."""
         if self._contribution is not None:
-            self._residual.lost(self._contribution.encoded)
+            self.residual.lost(self._contribution.encoded)
         self._end_contribution()
         self._work.forget()
 
@@ -243,7 +246,7 @@ class Member:
         round_, attempt = work.attempt
         encoded = None
         if vector is not None:
-            encoded = self._residual.encode(vector, self._spec.rule_of(round_), work.base)
+            encoded = self.residual.encode(vector, self._spec.rule_of(round_), work.base)
         if encoded is not None:
             norms = {**norms, "gradient": encoded.norm}
         self._key += 1
@@ -273,7 +276,7 @@ class Member:
         if contribution is None:
             return
         self._end_contribution()
-        self._residual.accepted(contribution.round, contribution.encoded)
+        self.residual.accepted(contribution.round, contribution.encoded)
         self._idle("its contribution is in: the round is being finished")
         if contribution.base < self.view.version:
             self._work.begin(self.rule)
@@ -300,7 +303,7 @@ class Member:
             return
         self._keep_late(commit.round)
         self.view.apply(packets)
-        self._residual.stands_at(commit.round)
+        self.residual.stands_at(commit.round)
         self._resyncs = 0
         # What follows is done while the answer is on its way.
         self._want_work()
@@ -330,7 +333,7 @@ class Member:
         self.arrivals.drop(abort.round, abort.attempt)
         # All leases have gone back, those of a contribution that is a round late too.
         self._forget_work()
-        self._residual.stands_at(abort.round - 1, others_count=False)
+        self.residual.stands_at(abort.round - 1, others_count=False)
         self._record.note(f"Round {abort.round} starts again: {abort.reason}.")
         self._want_work()
 
@@ -361,6 +364,8 @@ class Member:
         self._idle("")
         self._port.send(m.Control("pause"))
 
+        if self._finished:
+            self.residual.finished()
     def resume(self) -> None:
         """Take leases again."""
         self.paused = ""
@@ -384,3 +389,5 @@ def _check(computer: Computer, welcome: m.Welcome) -> None:
             f"Training and held-out samples: {samples} here, {(welcome.spec.samples, welcome.spec.held_out)} there.",
             "Compare the data files and package versions with the instructor's.",
         )
+        self.residual.rests(True)
+        self.residual.rests(False)

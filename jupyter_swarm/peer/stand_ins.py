@@ -30,6 +30,7 @@ from .forward import Cancel, Cancelled, LossSum, never
 from .residual import Residual
 from .view import View
 
+from .residual_file import ResidualFile
 _NOISE = 1e-3
 _LOOK_SECONDS = 0.05
 
@@ -168,7 +169,7 @@ class StandIn(Computer):
     def say(self, say: Callable[[str], None]) -> None:
         self._say = say
 
-    def first_residual(self) -> Residual:
+    def first_residual(self, file: ResidualFile | None = None) -> Residual:
         return Residual(self._shared.feedback)
 
     def first_view(self) -> View:

@@ -14,12 +14,15 @@ from .. import __version__
 from ..link import Link, State, Timing
 from ..protocol.errors import LinkError, SwarmError
 from ..protocol.messages import PROTOCOL_VERSION, Hello, Welcome
+from ..protocol.rules import Codec
 from .arrivals import SnapshotArrived
 from .compute import Computer
 from .identity import Identity
 from .inbox import Ended, Inbox, Item, Leave, Lost, Pause, Resume
 from .member import Member
+from .memory import memory_of
 from .record import Record
+from .residual_file import ResidualFile
 
 
 class Trainer:
@@ -103,6 +106,8 @@ class Trainer:
             version=member.view.version if member else -1,
             device=str(self._computer.device),
             own_samples=self._computer.own_samples,
+            codecs=tuple(Codec),
+            free_memory=memory_of(self._computer.device).free,
         )
 
     def _take_frame(self, frame: memoryview) -> None:
@@ -121,6 +126,10 @@ class Trainer:
         # Whatever becomes of the server of a session that has finished.
         if self.record.status.state != "finished":
             self.record.set(state="connecting", reason=reason)
+
+    def _residual_file(self) -> ResidualFile | None:
+        path = self._identity.residual
+        return ResidualFile(path, self.record.note) if path is not None else None
 
     # --- the training thread
 
@@ -141,6 +150,8 @@ class Trainer:
             if self._member is not None:
                 self._member.arrivals.close()
             self._link.close("left" if self.record.error is None else str(self.record.error))
+            if self._member is not None:
+                self._member.residual.end(kept=self.record.error is None)
             self._identity.release()
             self.record.set(state="left", reason="")
 
@@ -149,7 +160,8 @@ class Trainer:
         if isinstance(item, Welcome):
             self._identity.keep(item.token)
             if member is None:
-                member = self._member = Member(self._link, self.record, self._computer, item, self._inbox)
+                residual = self._computer.first_residual(self._residual_file())
+                member = self._member = Member(self._link, self.record, self._computer, item, self._inbox, residual)
             member.welcome(item)
         elif isinstance(item, Lost):
             self._connecting(item.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from torch import Tensor
 
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import Codec, StreamRule
@@ -12,7 +13,7 @@ from .codecs import accumulate, encode, encoded_bytes, new_scratch, square_of
 from .vector import FlatVector
 
 MISSED_ROUNDS = 3
-"""After more rounds without a contribution what was left of the last one is out of date."""
+"""After more rounds between two contributions what was left of the first one is out of date."""
 
 
 class Encoded:
@@ -43,27 +44,39 @@ class ErrorFeedback:
         send Q(e)
         e ← e - Q(e)
 
-    That assumes that Q(e) counts. If it does not, `put_back` gives it back to e.
+    That assumes that Q(e) counts. If it does not, `put_back` gives it back to e. base: the version that the last
+    contribution was computed from. codec: the name of what it was sent with.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self.base = 0
+        self.codec = ""
         self._residual: FlatVector | None = None
         self._version = 0
         self._scratch = new_scratch()
 
+    @property
+    def values(self) -> Tensor | None:
+        """e, 1-D; None: there is nothing left to send."""
+        return None if self._residual is None else self._residual.sections[Stream.PARAMETERS]
+
+    def room(self) -> Tensor:
+        """The memory of e, zeros the first time."""
+        if self._residual is None:
+            self._residual = FlatVector(self._layout, (Stream.PARAMETERS,))
+        return self._residual.sections[Stream.PARAMETERS]
+
     def encode(self, contribution: FlatVector, rule: StreamRule, version: int) -> Encoded:
         """What to send for a contribution that was computed from `version`; takes memory the first time."""
         shards = [shard for shard in self._layout.shards if shard.stream == Stream.PARAMETERS]
-        if self._residual is None:
-            self._residual = FlatVector(self._layout, (Stream.PARAMETERS,))
-        residual = self._residual.sections[Stream.PARAMETERS]
-        missed = version - self._version > MISSED_ROUNDS
-        self._version = version
+        residual = self.room()
+        missed = version - self.base - 1 > MISSED_ROUNDS
+        self.base, self.codec = version, rule.up.name
         residual.mul_(0.0 if missed else rule.feedback).add_(contribution.sections[Stream.PARAMETERS])
         encoded = Encoded(rule.up)
         for start, count in (chunk for shard in shards for chunk in shard.chunks()):
-            values = self._residual.slice(Stream.PARAMETERS, start, count)
+            values = residual[start : start + count]
             payload = np.empty(encoded_bytes(rule.up, count), np.uint8).data
             encode(rule.up, values, payload, self._scratch)
             accumulate(rule.up, payload, -1.0, values, self._scratch)

@@ -127,11 +127,16 @@ class AtomicFile(Discarding):
         with self._discarded_on_failure():
             self._file.flush()
 
-    def commit(self) -> None:
-        """Make the file durable and give it its name."""
+    def sync(self) -> None:
+        """Make everything written so far durable, still without its name."""
         with self._discarded_on_failure():
             self._file.flush()
             os.fsync(self._file.fileno())
+
+    def commit(self) -> None:
+        """Make the file durable and give it its name."""
+        self.sync()
+        with self._discarded_on_failure():
             self._file.close()
             failpoints.reach("mid-rename")
             os.replace(self._temporary, self.path)

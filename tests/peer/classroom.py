@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from jupyter_swarm.peer.inbox import Inbox, Pause
 from jupyter_swarm.peer.member import Member
 from jupyter_swarm.peer.recipe import Data, Recipe
 from jupyter_swarm.peer.record import Record
+from jupyter_swarm.peer.residual_file import ResidualFile
 from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.messages import (
@@ -106,16 +108,18 @@ class Wire:
 
 
 class Desk:
-    """A member, its wire and its record. own: samples that stay with it."""
+    """A member, its wire and its record. own: samples that stay with it. residual: where it keeps what it has not sent
+    yet."""
 
-    def __init__(self, recipe: Recipe, welcome: Welcome, own: Data | None = None) -> None:
+    def __init__(self, recipe: Recipe, welcome: Welcome, own: Data | None = None, residual: Path | None = None) -> None:
         self.wire = Wire()
         self.record = Record(welcome.spec.session)
         self.inbox = Inbox()
         self.inbox.put(welcome)
         self.inbox.get()
         self.computer = prepare(recipe, welcome.spec.settings.seed, self.record.note, own=own)
-        self.member = Member(self.wire, self.record, self.computer, welcome, self.inbox)
+        kept = self.computer.first_residual(ResidualFile(residual, self.record.note) if residual else None)
+        self.member = Member(self.wire, self.record, self.computer, welcome, self.inbox, kept)
 
     def at_forward(self, number: int, act: Callable[[], None]) -> None:
         """Call `act` in the forward pass of that number from now on."""
@@ -183,9 +187,9 @@ class Classroom:
     def welcome(self, generation: int = 1) -> Welcome:
         return Welcome("peer-1", "Ann", "token", generation, self.version, self.spec, self.layout, 0)
 
-    def join(self, own: Data | None = None) -> Desk:
+    def join(self, own: Data | None = None, residual: Path | None = None) -> Desk:
         """A member that is synced."""
-        desk = Desk(self.recipe, self.welcome(), own)
+        desk = Desk(self.recipe, self.welcome(), own, residual)
         desk.member.welcome(self.welcome())
         self.offer(desk)
         return desk
