@@ -25,8 +25,8 @@ from .data import EpochOrder, Samples
 from .forward import Cancel, Forward, LeaseFailed, LossSum, OutOfMemory, never
 from .recipe import Data, Recipe, call
 from .residual import Residual
-from .view import View
 from .residual_file import ResidualFile
+from .view import View
 
 
 def pick_device(name: str = "") -> torch.device:

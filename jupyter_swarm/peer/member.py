@@ -25,9 +25,9 @@ from .contribution import Contribution
 from .forward import Cancelled, LeaseFailed
 from .inbox import Inbox
 from .record import Record
+from .residual import Residual
 from .stopwatch import Stopwatch
 from .work import Work
-from .residual import Residual
 
 _RESYNCS = 3
 
@@ -51,10 +51,10 @@ class Member:
         computer: Computer,
         welcome: m.Welcome,
         inbox: Inbox,
+        residual: Residual | None = None,
     ) -> None:
         _check(computer, welcome)
         self.layout = welcome.layout
-        residual: Residual | None = None,
         self.generation = 0
         self.paused = ""
         self.view = computer.first_view()
@@ -339,6 +339,8 @@ class Member:
 
     def _status(self, message: m.Status) -> None:
         self._finished = message.reason if message.state == "finished" else ""
+        if self._finished:
+            self.residual.finished()
         self._halted = message.reason if message.state == "paused" else ""
         # Until the parameters are here, that is what it waits for.
         if not self._syncing and (self._finished or not self.paused):
@@ -362,13 +364,13 @@ class Member:
         """Take no more leases. What is computed already is still contributed."""
         self.paused = reason
         self._idle("")
+        self.residual.rests(True)
         self._port.send(m.Control("pause"))
 
-        if self._finished:
-            self.residual.finished()
     def resume(self) -> None:
         """Take leases again."""
         self.paused = ""
+        self.residual.rests(False)
         self._idle("for work from the server")
         self._port.send(m.Control("resume"))
         self._want_work()
@@ -389,5 +391,3 @@ def _check(computer: Computer, welcome: m.Welcome) -> None:
             f"Training and held-out samples: {samples} here, {(welcome.spec.samples, welcome.spec.held_out)} there.",
             "Compare the data files and package versions with the instructor's.",
         )
-        self.residual.rests(True)
-        self.residual.rests(False)

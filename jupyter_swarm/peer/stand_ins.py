@@ -28,9 +28,9 @@ from .assignment import Assignment, samples_each
 from .compute import Computer
 from .forward import Cancel, Cancelled, LossSum, never
 from .residual import Residual
+from .residual_file import ResidualFile
 from .view import View
 
-from .residual_file import ResidualFile
 _NOISE = 1e-3
 _LOOK_SECONDS = 0.05
 

@@ -49,9 +49,9 @@ class ErrorFeedback:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
         self.base = 0
         self.codec = ""
+        self._layout = layout
         self._residual: FlatVector | None = None
         self._version = 0
         self._scratch = new_scratch()
