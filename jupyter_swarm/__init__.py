@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .strategies import EveryStep as EveryStep
     from .strategies import LocalUpdates as LocalUpdates
     from .strategies import SparseLocalUpdates as SparseLocalUpdates
+    from .strategies import StreamingLocalUpdates as StreamingLocalUpdates
     from .strategies import WarmStart as WarmStart
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _EXPORTS = {
     "EveryStep": ".strategies",
     "LocalUpdates": ".strategies",
     "SparseLocalUpdates": ".strategies",
+    "StreamingLocalUpdates": ".strategies",
     "Nesterov": ".optim",
     "ParameterGroup": ".protocol.layout",
     "Preflight": ".peer.preflight",

@@ -8,15 +8,13 @@ import statistics
 from ..protocol.layout import Stream
 from ..protocol.messages import Accepted, Announce, Dropped, Expect, Forget, Grant, Staged, StageFailed
 from ..protocol.rules import LOSSLESS, Codec
-from . import steps, work
+from . import links, steps, work
 from .effects import Disconnect, Effect, Tell
 from .state import Contribution, Lease, Peer, State
 
 _GRADIENT = Stream.GRADIENT.name.lower()
 LEAST_UPLOAD_SECONDS = 5.0
 MOST_UPLOAD_SECONDS = 3600.0
-ASSUMED_UPLOAD_RATE = 1e6
-"""Bytes per second that a peer's first upload is assumed to reach (8 Mbit/s)."""
 HOLDER_STRIKES = 2
 REMEMBERED_NORMS = 51
 NORMS_BEFORE_LIMIT = 8
@@ -76,6 +74,7 @@ def announce(state: State, peer: Peer, message: Announce, now: float) -> list[Ef
         lease.state = "claimed"
         lease.contribution = number
     peer.contributions.append(number)
+    peer.contributed = current.number
     state.waiting.pop(peer.id, None)
     current.queue.append(number)
     if on_time:
@@ -162,8 +161,8 @@ def grant(state: State, now: float) -> list[Effect]:
             break
         current.queue.pop(0)
         current.uploading += contribution.bytes
-        rate = state.peers[contribution.peer].upload_rate or ASSUMED_UPLOAD_RATE
-        seconds = min(max(LEAST_UPLOAD_SECONDS, 2.0 * contribution.bytes / rate), MOST_UPLOAD_SECONDS)
+        seconds = 2.0 * contribution.bytes / links.pace(state, contribution)
+        seconds = min(max(LEAST_UPLOAD_SECONDS, seconds), MOST_UPLOAD_SECONDS)
         contribution.state = "granted"
         contribution.granted_at = now
         contribution.deadline = now + seconds
@@ -230,8 +229,7 @@ def _accept(state: State, contribution: Contribution, now: float) -> list[Effect
     current.uploading -= contribution.bytes
     current.accepted.append(contribution.number)
     current.samples_in += contribution.weight
-    seconds = max(now - contribution.granted_at, 1e-3)
-    peer.upload_rate = contribution.bytes / seconds
+    links.paced(peer, contribution, now)
     peer.strikes = 0
     peer.contributions.remove(contribution.number)
     peer.leases = [lease for lease in peer.leases if lease not in contribution.leases]
@@ -263,6 +261,8 @@ def withdraw(state: State, contribution: Contribution, reason: str, now: float, 
     peer = state.peers.get(contribution.peer)
     if peer is not None:
         peer.contributions.remove(contribution.number)
+        peer.contributed = 0
+        steps.give_back_ahead(state, peer)
         effects.append(Tell(peer.id, Dropped(state.generation, contribution.key, reason)))
     return effects
 

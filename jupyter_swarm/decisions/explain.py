@@ -55,7 +55,7 @@ def _of_round(state: State, now: float) -> str:
     current = state.round
     counts: dict[str, dict[str, int]] = {"computing": {}, "asked to contribute": {}, "evaluating": {}}
     for lease in state.book.leases.values():
-        if lease.state == "claimed":
+        if lease.state == "claimed" or lease.round > current.number:
             continue
         called = lease.state == "done" and state.peers[lease.peer].contribute_by
         doing = "evaluating" if lease.kind == "evaluate" else "asked to contribute" if called else "computing"
@@ -116,12 +116,12 @@ def explain_peer(state: State, peer: Peer, now: float) -> tuple[str, str]:
         return "joining", "fetching the parameters"
     if peer.contribute_by:
         return "contributing", "asked to announce its contribution"
-    if peer.contributions:
-        number = state.round.contributions[peer.contributions[0]]
-        return ("uploading", "sending its contribution") if number.state == "granted" else ("waiting", "for a grant")
     for lease in work.leases_of(state, peer):
         if lease.state == "leased":
             return "training", f"{'evaluating' if lease.kind == 'evaluate' else 'computing'} {lease.count} samples"
+    if peer.contributions:
+        number = state.round.contributions[peer.contributions[0]]
+        return ("uploading", "sending its contribution") if number.state == "granted" else ("waiting", "for a grant")
     if peer.version != state.version:
         return "receiving", f"fetching version {state.version}"
     if state.paused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..protocol.messages import Abort, Revert, Settings, Status, Strategy
 from ..protocol.rules import StrategyChange
-from . import contributions, evaluation, leases, steps, work
+from . import contributions, evaluation, leases, links, steps, work
 from .effects import Effect, Note, Place, Tell, TellPeers
 from .state import Round, State
 
@@ -71,8 +71,13 @@ def _follow_rule(state: State) -> list[Effect]:
     rule = state.rule_of(state.round.number)
     if rule == state.rule:
         return []
+    reason = links.reason_of(state, state.round.number)
+    if reason and links.alike(rule, state.rule):
+        state.rule = rule
+        return [Note("info", f"From round {state.round.number} on {reason}.")]
     state.rule = rule
     state.recent_norms, state.usual_norm = [], 0.0
+    steps.take_back(state)
     return [Note("info", f"From round {state.round.number} on the strategy is {rule.strategy}.")]
 
 
@@ -82,6 +87,8 @@ def change_strategy(state: State, changes: tuple[StrategyChange, ...], by: str) 
     message = Strategy(state.generation, changes)
     effects: list[Effect] = [Tell(holder, message) for holder in state.holders]
     effects.append(TellPeers(message, in_order=True))
+    if not by:
+        return effects
     coming = [change for change in changes if change.round > state.version]
     said = ", ".join(f"{change.rule.strategy} from round {change.round} on" for change in coming)
     return [*effects, Note("info", f"{by} changed the strategy: {said or 'it stays as it is'}.")]
@@ -115,6 +122,7 @@ def _void(state: State, reason: str) -> list[Effect]:
     for peer in state.peers.values():
         peer.leases = [lease for lease in peer.leases if lease in state.book.leases]
         peer.contributions = []
+        peer.contributed = 0
         peer.contribute_by = 0.0
         work.wait(state, peer)
     return effects

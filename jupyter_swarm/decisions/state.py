@@ -12,7 +12,7 @@ import msgspec
 
 from ..protocol.messages import Announce
 from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
-from ..protocol.rules import RoundRule, SessionSettings, StrategyChange, rule_of
+from ..protocol.rules import Codec, RoundRule, SessionSettings, StrategyChange, rule_of
 from ..protocol.standing import Standing
 from .speed import Timing, weight
 
@@ -76,15 +76,82 @@ class Book(msgspec.Struct):
 
 
 BY_ITSELF = "by itself"
+RATE_MEMORY = 0.7
+"""The weight of a transfer falls by this with each later one."""
+SHARED_MEMORY = 0.9
+"""What the server's link has carried is forgotten by so much with each round."""
+
+
+class Rate(msgspec.Struct):
+    """Weighted sums over transfers: each counts less with every later one, and more the longer it took."""
+
+    bytes: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, count: int, seconds: float) -> None:
+        """One more transfer."""
+        self.bytes = RATE_MEMORY * self.bytes + count
+        self.seconds = RATE_MEMORY * self.seconds + max(seconds, 1e-6)
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second, 0.0 before the first transfer."""
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+
+class Link(msgspec.Struct):
+    """A peer's link as the server has measured it. round_trip: seconds; 0.0: not measured."""
+
+    up: Rate = msgspec.field(default_factory=Rate)
+    down: Rate = msgspec.field(default_factory=Rate)
+    round_trip: float = 0.0
+
+
+class SharedLink(msgspec.Struct):
+    """One direction of the server's link, which all peers share. rate: bytes per second that it has carried for them
+    together, at least; 0.0 while too few moved something in one round to tell."""
+
+    bytes: int = 0
+    longest: float = 0.0
+    count: int = 0
+    rate: float = 0.0
+
+    def add(self, count: int, seconds: float) -> None:
+        """A transfer of the round under way."""
+        self.bytes += count
+        self.longest = max(self.longest, seconds, 1e-6)
+        self.count += 1
+
+    def close(self, peers: int) -> None:
+        """The round is over, in which so many peers took part."""
+        if self.count > 1 and 2 * self.count >= peers:
+            self.rate = max(self.bytes / self.longest, SHARED_MEMORY * self.rate)
+        self.bytes, self.longest, self.count = 0, 0.0, 0
+
+
+class Choosing(msgspec.Struct):
+    """What the session chooses codecs by. strategy: whose rounds were measured; compute: seconds that a round computes;
+    up, down: the server's link. wanted: what the last rounds spoke for, `times` in a row; settled: whether a choice has
+    been made. words: why, as of the last round."""
+
+    strategy: str = ""
+    compute: float = 0.0
+    up: SharedLink = msgspec.field(default_factory=SharedLink)
+    down: SharedLink = msgspec.field(default_factory=SharedLink)
+    wanted: tuple[Codec, Codec] | None = None
+    times: int = 0
+    settled: bool = False
+    words: str = ""
 
 
 class Peer(msgspec.Struct):
-    """A member that trains. Rates are measured here: `speed` in samples, `upload_rate` in bytes per second.
+    """A member that trains. Rates are measured here: `speed` in samples per second, its `link`, and `upload_rate`, the
+    bytes per second from a grant to its end, with all that a peer and its holders do meanwhile.
 
     stopped: why it is paused by its own wish or the server's, or ''; standing: what the instructor has decided;
     rest_until: it has been slowed, and gets no work before. strikes: how often in a row it was too slow or refused;
     failures: how many leases failed in a row; contribute_by: when its announcement is due (0: it was not asked for
-    one); key: the last one it announced. own_samples: of its own data (0: it takes the session's), of which
+    one); key: the last one it announced; contributed: the round that it has announced a contribution to. own_samples: of its own data (0: it takes the session's), of which
     `own_leased` have been leased; of the samples of its steps in the round under way it has made or holds `leased`.
     done_at, accepted_at: when it finished its last lease, when its last contribution was accepted; since its last
     announcement it had nothing to compute for `waiting` seconds, mostly because of `waited_for`.
@@ -101,12 +168,15 @@ class Peer(msgspec.Struct):
     speed: float = 0.0
     timing: Timing = msgspec.field(default_factory=Timing)
     upload_rate: float = 0.0
+    link: Link = msgspec.field(default_factory=Link)
+    codecs: tuple[int, ...] = tuple(Codec)
     strikes: int = 0
     failures: int = 0
     leases: list[int] = []
     contributions: list[int] = []
     contribute_by: float = 0.0
     key: int = -1
+    contributed: int = 0
     samples: int = 0
     own_samples: int = 0
     own_leased: int = 0
@@ -224,7 +294,7 @@ class State(msgspec.Struct):
 
     rule: of the round under way; `first_rule` and `changes` say which one holds when. late: announcements that came
     while a round was merged without them. closed_at, closed_by: when the last round had all that it was merged of, and
-    for whom it had waited.
+    for whom it had waited. elements: how many parameters are exchanged.
     """
 
     session: str
@@ -259,6 +329,8 @@ class State(msgspec.Struct):
     late: dict[str, Announce] = {}
     closed_at: float = 0.0
     closed_by: str = ""
+    elements: int = 0
+    choosing: Choosing = msgspec.field(default_factory=Choosing)
 
     @property
     def in_steps(self) -> bool:
@@ -321,6 +393,7 @@ def new_state(
     generation: int = 1,
     last_record: RoundRecord | None = None,
     changes: tuple[StrategyChange, ...] = (),
+    elements: int = 0,
 ) -> State:
     """The state at the start of a server: a fresh session, or one that goes on after `last_record`. `rule` is that of
     the first round, `changes` say what holds later."""
@@ -333,6 +406,7 @@ def new_state(
         changes=changes,
         settings=settings,
         held_out=held_out,
+        elements=elements,
         shard_count=shards,
         generation=generation,
         version=version,

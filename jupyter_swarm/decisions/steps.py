@@ -32,6 +32,35 @@ def open_round(state: State) -> None:
         peer.leased = 0
     for lease in missing(state):
         state.peers[lease.peer].leased += lease.count
+        state.round.taking.setdefault(lease.peer, False)
+
+
+def ahead(state: State, peer: Peer) -> bool:
+    """Whether the peer's next steps are for the round after the one under way, to which it has contributed already."""
+    following = state.round.number + 1
+    return (
+        state.rule.overlap
+        and state.phase in ("open", "preparing", "recording")
+        and peer.contributed == state.round.number
+        and not state.ending
+        and not 0 < state.settings.rounds < following
+        and state.rule_of(following) == state.rule
+    )
+
+
+def give_back_ahead(state: State, peer: Peer) -> None:
+    """Its contribution to the round under way does not count: what it was leased for the next one goes back."""
+    for lease in [state.book.leases[number] for number in peer.leases]:
+        if lease.round > state.round.number:
+            peer.leases.remove(lease.id)
+            leases.give_back(state.book, lease)
+
+
+def take_back(state: State) -> None:
+    """Another rule holds from this round on: what was leased for it by the old one goes back."""
+    for lease in missing(state):
+        state.peers[lease.peer].leases.remove(lease.id)
+        leases.give_back(state.book, lease)
 
 
 def steps_for(state: State, peer: Peer) -> int:
@@ -43,9 +72,9 @@ def steps_for(state: State, peer: Peer) -> int:
 
 
 def next_piece(state: State, peer: Peer, now: float) -> Piece | None:
-    """The samples for the peer's next steps, None if it has had all of this round."""
-    left = steps_for(state, peer) * state.rule.inner_batch - peer.leased
-    if left <= 0 or state.round.closing:
+    """The samples for the peer's next steps, None if it has had all of its round."""
+    left = _left(state, peer)
+    if left <= 0 or (state.round.closing and not ahead(state, peer)):
         return None
     if peer.own_samples:
         return Piece(peer.own_leased, peer.own_leased + left)
@@ -58,7 +87,7 @@ def next_piece(state: State, peer: Peer, now: float) -> Piece | None:
 
 def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
     """Lease samples of `piece`, which `next_piece` gave: as many as the peer's steps need."""
-    left = steps_for(state, peer) * state.rule.inner_batch - peer.leased
+    left = _left(state, peer)
     size = piece.stop - piece.start if piece.failures else min(left, piece.stop - piece.start)
     if not peer.own_samples:
         piece.start += size
@@ -69,9 +98,21 @@ def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
     if peer.own_samples:
         lease.own = True
         peer.own_leased += size
-    peer.leased += size
-    state.round.taking.setdefault(peer.id, False)
+    if ahead(state, peer):
+        lease.round += 1
+    else:
+        peer.leased += size
+        state.round.taking.setdefault(peer.id, False)
     return lease
+
+
+def _left(state: State, peer: Peer) -> int:
+    """Samples of the peer's steps in its round that it has not been leased."""
+    wanted = steps_for(state, peer) * state.rule.inner_batch
+    if not ahead(state, peer):
+        return wanted - peer.leased
+    held = (state.book.leases[lease] for lease in peer.leases)
+    return wanted - sum(lease.count for lease in held if lease.round > state.round.number)
 
 
 def made(state: State, peer: Peer, now: float) -> None:

@@ -21,8 +21,10 @@ def want_work(state: State, peer: Peer, version: int, now: float) -> list[Effect
 
 
 def wait(state: State, peer: Peer) -> None:
-    """Let the peer wait for work if it is its turn to: its view is current, and no contribution of it is under way."""
-    if peer.synced and peer.version == state.version and not peer.contributions and not peer.contribute_by:
+    """Let the peer wait for work if it is its turn to: its view is current, and no contribution of it is under way that
+    it could not go on beside."""
+    free = not peer.contributions or steps.ahead(state, peer)
+    if peer.synced and peer.version == state.version and free and not peer.contribute_by:
         state.waiting[peer.id] = True
     else:
         state.waiting.pop(peer.id, None)
@@ -50,19 +52,20 @@ def serve(state: State, peer: Peer, now: float) -> list[Effect]:
         return []
     done = done_leases(state, peer)
     held_back = bool(peer.paused) or rests(state, peer, now)
-    if state.phase == "open" and held_back and done:
+    ahead = steps.ahead(state, peer)
+    if state.phase == "open" and held_back and done and not ahead:
         return _call(state, peer, now)
     if state.paused or held_back:
         return []
     if state.phase in ("open", "finishing") and state.evaluation and state.evaluation.free:
         return [_grant(state, peer, evaluation.take(state, state.evaluation, peer, now))]
-    if state.phase != "open" or not enough_peers(state):
+    if not (ahead or state.phase == "open") or not enough_peers(state):
         return []
     if peer.own_samples and not (state.in_steps and state.settings.own_samples):
         return []
     source = steps if state.in_steps else leases
     piece = source.next_piece(state, peer, now)
-    if done and (piece is None or piece.failures or any(lease.failures for lease in done)):
+    if done and not ahead and (piece is None or piece.failures or any(lease.failures for lease in done)):
         return _call(state, peer, now)
     if piece is None:
         return []
@@ -109,10 +112,11 @@ def done_leases(state: State, peer: Peer) -> list[Lease]:
 
 def _grant(state: State, peer: Peer, lease: Lease) -> Effect:
     state.waiting.pop(peer.id, None)
+    attempt = state.round.attempt if lease.round == state.round.number else 1
     return Tell(
         peer.id,
         LeaseGrant(
-            state.generation, state.round.number, state.round.attempt, lease.id, lease.kind, lease.start, lease.stop,
+            state.generation, lease.round, attempt, lease.id, lease.kind, lease.start, lease.stop,
             learning_rate=state.inner_learning_rate if lease.kind == "train" else 0.0, own=lease.own,
         ),
     )  # fmt: skip

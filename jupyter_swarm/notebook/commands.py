@@ -199,7 +199,7 @@ def leave(_: Notebook, __: Namespace) -> None:
 
 @command(_settings)
 def set_(_: Notebook, arguments: Namespace) -> None:
-    """Change settings from the next round on: lr=3e-4 steps=25 batch=256 strategy=local|sparse|every_step."""
+    """Change settings from the next round on: lr=3e-4 steps=25 batch=256 strategy=local|sparse|streaming|every_step."""
     changes = values_of(arguments.settings)
     if not changes:
         raise SettingError("It is not said what to set.", todo="For example: %swarm set lr=3e-4")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from ..optim.torch_optimizer import RuleOptimizer
@@ -177,6 +178,9 @@ class Training:
     def _follow(self) -> RoundRule:
         """The rule of the next round, with the worker and the optimizer that it wants."""
         rule = rule_of(*self._rules, self.round + 1)
+        if rule.overlap:  # nothing is on its way: all parameters in one round
+            steps = rule.inner_steps * rule.fragments
+            rule = msgspec.structs.replace(rule, inner_steps=steps, fragments=1, overlap=False)
         self._computer.follow(rule, self.round + 1)
         if rule != self._rule:
             self._rule = rule

@@ -18,6 +18,7 @@ from ..shards.feedback import ErrorFeedback
 from ..shards.gradients import GradientSum
 from ..shards.layout import layout_of, shared_tensors
 from ..shards.pseudo_gradient import PseudoGradient
+from ..shards.streaming import StreamingPseudoGradient
 from ..shards.vector import FlatVector
 from ..strategies import rules_of
 from ..strategies.workers import Worker, worker
@@ -116,6 +117,8 @@ class Computer:
         """
         old, self._rule, self._round = self._rule, rule, round_
         if _work_of(old) == _work_of(rule):
+            if isinstance(self.worker, StreamingPseudoGradient):
+                self.worker.rule = rule
             return False
         self.worker = worker(rule, self.layout, self.model)
         return True
@@ -286,7 +289,7 @@ def _work_of(rule: RoundRule) -> tuple[object, ...]:
     inner = rule.inner_optimizer
     if inner is not None:
         inner = msgspec.structs.replace(inner, lr=0.0, schedule=Schedule())
-    return rule.contribution, inner, rule.inner_clip_norm
+    return rule.contribution, inner, rule.inner_clip_norm, rule.overlap, rule.fragments, rule.mixing
 
 
 def _seed_of(seed: int, position: int) -> int:

@@ -9,6 +9,7 @@ from ..link import Upload
 from ..protocol import failpoints
 from ..protocol.errors import LinkError
 from ..protocol.rules import RoundRule
+from ..shards.carried import due
 from ..shards.feedback import Encoded
 from ..shards.outgoing import Envelope, FrameWriter, contribution_frames
 from ..shards.vector import FlatVector
@@ -36,7 +37,7 @@ class Contribution:
             return
         self.round = envelope.round
         frames = contribution_frames(writer, envelope, self._vector, rule, self.encoded)
-        half = sum(len(shard.chunks()) for shard in self._vector.layout.trained_shards) // 2
+        half = sum(len(due(shard, rule, self.round)) for shard in self._vector.layout.trained_shards) // 2
         self._upload = send(_reaching_half(half, frames))
 
     def end(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from typing import Literal, NamedTuple
 
 from ..protocol.messages import Abort, Commit, ContributeNow, Resync, Strategy, ToMember, Welcome
@@ -39,13 +39,14 @@ class Leave(NamedTuple):
 
 Item = ToMember | SnapshotArrived | Lost | Ended | Pause | Resume | Leave
 
-Sign = Literal["voids evaluation", "voids steps", "voids gradients", "ends steps"]
+Sign = Literal["voids evaluation", "voids steps", "voids gradients", "ends steps", "ends steps that go on"]
 _VOIDS_ALL = (Welcome, Resync, Lost, Ended, Leave)
 _SIGNS: dict[Sign, tuple[type, ...]] = {
     "voids evaluation": _VOIDS_ALL,
     "voids steps": (*_VOIDS_ALL, Abort),
     "voids gradients": (*_VOIDS_ALL, Abort, Commit),
     "ends steps": (ContributeNow, Commit, Pause),
+    "ends steps that go on": (ContributeNow, Pause),
 }
 
 
@@ -54,8 +55,8 @@ class Inbox:
     which rules packets come that are received meanwhile."""
 
     def __init__(self) -> None:
-        self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
         self._signs: dict[Sign, int] = dict.fromkeys(_SIGNS, 0)
         self._rules: tuple[RoundRule | None, tuple[StrategyChange, ...]] = (None, ())
 
@@ -65,14 +66,21 @@ class Inbox:
             self._rules = (item.spec.rule, item.spec.changes)
         elif isinstance(item, Strategy):
             self._rules = (self._rules[0], item.changes)
-        self._count(item, 1)
-        self._items.put(item)
+        with self._changed:
+            self._count(item, 1)
+            self._items.append(item)
+            self._changed.notify()
 
     def get(self) -> Item:
         """Wait for the next item and take it."""
-        item = self._items.get()
-        self._count(item, -1)
-        return item
+        with self._changed:
+            self._changed.wait_for(lambda: self._items)
+            return self._take()
+
+    def take_if(self, kinds: tuple[type, ...]) -> Item | None:
+        """Take the next item if one is here and of these kinds."""
+        with self._changed:
+            return self._take() if self._items and isinstance(self._items[0], kinds) else None
 
     def has(self, sign: Sign) -> bool:
         """Whether an item that waits voids the lease under way, or ends it after the step under way."""
@@ -83,7 +91,11 @@ class Inbox:
         first, changes = self._rules
         return None if first is None else rule_of(first, changes, round_)
 
+    def _take(self) -> Item:
+        item = self._items.popleft()
+        self._count(item, -1)
+        return item
+
     def _count(self, item: Item, change: int) -> None:
-        with self._lock:
-            for sign, kinds in _SIGNS.items():
-                self._signs[sign] += change * isinstance(item, kinds)
+        for sign, kinds in _SIGNS.items():
+            self._signs[sign] += change * isinstance(item, kinds)

@@ -2,7 +2,8 @@
 
 One thread calls everything here. Whatever carries another generation, round or attempt than the one under way is late
 and is ignored. A commit voids the gradients that are being computed, for they belong to the round before. It does not
-void steps: how far they have come is kept beside the view, and may count one round later.
+void steps: how far they have come is kept beside the view, and may count one round later. Where a rule lets steps go
+on while a round is finished, what comes for that round is handled between two steps.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from .compute import Computer
 from .contribution import Contribution
 from .forward import Cancelled, LeaseFailed
 from .inbox import Inbox
+from .memory import memory_of
 from .record import Record
 from .residual import Residual
 from .stopwatch import Stopwatch
 from .work import Work
 
 _RESYNCS = 3
+_BETWEEN_STEPS = (m.Grant, m.Accepted, m.Commit, m.Evaluated, m.Status, m.Settings, m.Strategy, m.Dropped)
 
 
 class Port(Protocol):
@@ -66,12 +69,14 @@ class Member:
         self._finished = self._halted = ""
         self._offer: m.SnapshotOffer | None = None
         self._resyncs = 0
+        self._inbox = inbox
         self._work = Work(computer, self.view, inbox)
+        self._steps_go_on = False
         self._contribution: Contribution | None = None
         self.residual = residual or computer.first_residual()
         self._key = 0
         self._writer = FrameWriter()
-        self._stopwatch = Stopwatch()
+        self._stopwatch = Stopwatch(lambda: memory_of(computer.device).free)
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.SnapshotOffer: self._offered,
             m.LeaseGrant: self._lease,
@@ -136,6 +141,7 @@ class Member:
         self.arrivals.reset(self.generation)
         self._syncing = True
         self._offer = None
+        self._work.view_lost()
         self._record.set(state="syncing", reason="fetching the current parameters")
         self._port.send(m.WantSnapshot(self.generation))
 
@@ -187,13 +193,15 @@ class Member:
             self._port.send(m.WantWork(self.generation, self.view.version))
 
     def _lease(self, lease: m.LeaseGrant) -> None:
-        if lease.round != self.view.version + 1:
+        if lease.round - self.view.version not in ((1, 2) if self.rule.overlap else (1,)):
             return
         compute = self._work.evaluate if lease.kind == "evaluate" else self._train
         try:
             with self._stopwatch.computing():
                 done = compute(lease)
         except Cancelled:
+            if self.rule.overlap:
+                self._want_work()
             return
         except LeaseFailed as error:
             done = m.LeaseDone(self.generation, lease.lease, failed=error.what)
@@ -203,14 +211,21 @@ class Member:
         self._want_work()
 
     def _train(self, lease: m.LeaseGrant) -> m.LeaseDone:
-        if self._contribution is not None:
+        rule = self._spec.rule_of(lease.round)
+        if self._contribution is not None and not rule.overlap:
             self._forget_work()
         self._record.set(state="training", reason="")
-        return self._work.train(lease, self.rule, bool(self.paused), self._computed)
+        self._steps_go_on = rule.overlap
+        try:
+            return self._work.train(lease, rule, bool(self.paused), self._computed)
+        finally:
+            self._steps_go_on = False
 
     def _computed(self, samples: int) -> None:
         self._stopwatch.count(samples)
         self._tell_speed()
+        while self._steps_go_on and (message := self._inbox.take_if(_BETWEEN_STEPS)) is not None:
+            self.handle(message)  # type: ignore[arg-type]
 
     def _tell_speed(self) -> None:
         report = self._stopwatch.report()
@@ -220,6 +235,8 @@ class Member:
 
     def _idle(self, reason: str) -> None:
         """Nothing is being computed."""
+        if self._steps_go_on:
+            return
         if self._finished:
             self._record.set(state="finished", reason=self._finished)
         else:
@@ -242,6 +259,7 @@ class Member:
     def _announce(self) -> None:
         """Make a contribution of what is computed."""
         work = self._work
+        self._end_contribution()
         vector, norms = work.finish()
         round_, attempt = work.attempt
         encoded = None
@@ -259,6 +277,8 @@ class Member:
         work.forget()
         self._idle("its contribution waits for its turn to be sent")
         self._port.send(announcement)
+        if self._spec.rule_of(round_).overlap:
+            self._want_work()
 
     def _under_way(self, key: int) -> Contribution | None:
         """The contribution that was announced as `key`, unless it is decided."""
@@ -278,7 +298,7 @@ class Member:
         self._end_contribution()
         self.residual.accepted(contribution.round, contribution.encoded)
         self._idle("its contribution is in: the round is being finished")
-        if contribution.base < self.view.version:
+        if contribution.base < self.view.version and not self._steps_go_on:
             self._work.begin(self.rule)
 
     def _dropped(self, message: m.Dropped) -> None:
@@ -303,12 +323,14 @@ class Member:
             return
         self._keep_late(commit.round)
         self.view.apply(packets)
+        self._work.mix(commit.round)
         self.residual.stands_at(commit.round)
         self._resyncs = 0
-        # What follows is done while the answer is on its way.
-        self._want_work()
-        if self._contribution is None:
-            self._work.begin(self.rule)
+        if not self._steps_go_on:
+            # What follows is done while the answer is on its way.
+            self._want_work()
+            if self._contribution is None:
+                self._work.begin(self.rule)
         self._record.set(
             version=commit.round,
             loss=commit.mean_loss,
@@ -322,7 +344,10 @@ class Member:
 
     def _keep_late(self, round_: int) -> None:
         """Before the view becomes that of `round_`: what this peer has computed can still count if it is steps."""
-        if lateness(self._spec.rule_of(round_), self._spec.rule_of(round_ + 1)) > 0:
+        made, rule = self._spec.rule_of(round_), self._spec.rule_of(round_ + 1)
+        if rule.overlap and made == rule and self._work.attempt[0] == round_ + 1:
+            return
+        if lateness(made, rule) > 0:
             if self._work.leases:
                 self._announce()
             self._work.forget()
@@ -350,7 +375,7 @@ class Member:
         self._spec = msgspec.structs.replace(self._spec, changes=message.changes)
         for change in message.changes:
             if change.round > self.view.version:
-                self._record.note(f"From round {change.round} on: {change.rule.strategy}.")
+                self._record.note(f"From round {change.round} on: {change.reason or change.rule.strategy}.")
 
     def _settings(self, message: m.Settings) -> None:
         self._record.set(rounds=message.settings.rounds)

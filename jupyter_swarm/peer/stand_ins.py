@@ -6,6 +6,7 @@ came to all of them, as packets do, is there once, so that thirty fit into the m
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +19,12 @@ from torch import nn
 from ..protocol.errors import LinkError
 from ..protocol.frames import HEADER_BYTES
 from ..protocol.layout import Layout, Shard, Stream
-from ..protocol.rules import RoundRule, Sophia, StreamRule
+from ..protocol.rules import SGD, RoundRule, Sophia, StreamRule
+from ..shards.carried import due
 from ..shards.feedback import Encoded, ErrorFeedback
 from ..shards.gradients import norms_of
 from ..shards.incoming import PacketSet
-from ..shards.vector import FlatVector
+from ..shards.vector import FlatVector, square_sum
 from ..strategies.workers import Worker
 from .assignment import Assignment, samples_each
 from .compute import Computer
@@ -136,12 +138,19 @@ class _Ready:
 
     def __init__(self, shared: Shared) -> None:
         self.hessian = False
+        self.rule = RoundRule("none yet", SGD(0.0))
         self._shared = shared
 
     def start(self, view: FlatVector) -> None: ...
 
-    def finish(self, view: FlatVector) -> tuple[FlatVector, dict[str, float]]:
-        return self._shared.contribution(self.hessian)
+    def finish(self, view: FlatVector, round: int = 0) -> tuple[FlatVector, dict[str, float]]:
+        vector, norms = self._shared.contribution(self.hessian)
+        if self.rule.fragments == 1:
+            return vector, norms
+        shards = [shard for shard in vector.layout.shards if shard.stream == Stream.PARAMETERS]
+        parts = [part for shard in shards for part in due(shard, self.rule, round)]
+        square = math.fsum(square_sum(vector.slice(Stream.PARAMETERS, *part)) for part in parts)
+        return vector, {**norms, "gradient": math.sqrt(square)}
 
 
 class StandIn(Computer):
@@ -176,9 +185,9 @@ class StandIn(Computer):
         return SharedView(self._shared, lambda version: self._advanced(version, self._rule.strategy))
 
     def follow(self, rule: RoundRule, round_: int) -> bool:
-        self._rule = rule
-        due = any(one.stream == Stream.HESSIAN for one in rule.streams_of(round_))
-        self._ready.hessian = due and isinstance(rule.optimizer, Sophia)
+        self._rule = self._ready.rule = rule
+        estimated = any(one.stream == Stream.HESSIAN for one in rule.streams_of(round_))
+        self._ready.hessian = estimated and isinstance(rule.optimizer, Sophia)
         assignment = self._assignment
         _, seconds = assignment.pace.of(rule, assignment.settings, assignment.peers)
         self._sample_seconds = seconds / samples_each(rule, assignment.settings, assignment.peers)

@@ -11,11 +11,12 @@ import msgspec
 from ..protocol.checks import changed_settings, check_rule, check_seed, check_settings
 from ..protocol.errors import SessionError, SettingError
 from ..protocol.rules import OptimizerRule, RoundRule, SessionSettings, SessionSpec
-from ..strategies import EveryStep, LocalUpdates, SparseLocalUpdates, Strategy, WarmStart
+from ..strategies import EveryStep, LocalUpdates, SparseLocalUpdates, Strategy, StreamingLocalUpdates, WarmStart
 
 ALIASES = {"lr": "learning_rate", "steps": "inner_steps", "batch": "target_batch"}
 SETTINGS = tuple(name for name in SessionSettings.__struct_fields__ if name != "seed")
-STRATEGIES = {"local": "LocalUpdates", "sparse": "SparseLocalUpdates", "every_step": "EveryStep"}
+_KINDS = {"local": LocalUpdates, "sparse": SparseLocalUpdates, "streaming": StreamingLocalUpdates}
+STRATEGIES = {**{name: kind.__name__ for name, kind in _KINDS.items()}, "every_step": "EveryStep"}
 _STEPS = 50
 
 
@@ -103,5 +104,4 @@ def _named(
     if name == "every_step":
         return EveryStep(target_batch=batch or rules[-1].inner_batch).rule(optimizer, predictions)
     batch = batch or min(rules[-1].target_batch, spec.samples)
-    kind = SparseLocalUpdates if name == "sparse" else LocalUpdates
-    return kind(steps=steps or _STEPS, batch=batch).rule(optimizer, predictions)
+    return _KINDS[name](steps=steps or _STEPS, batch=batch).rule(optimizer, predictions)

@@ -8,10 +8,11 @@ from ..protocol.errors import Refusal
 from ..protocol.messages import LeaseDone, LeaseGrant
 from ..protocol.rules import RoundRule
 from ..shards.gradients import GradientSum
+from ..shards.streaming import StreamingPseudoGradient
 from ..shards.vector import FlatVector
 from .compute import Computer
 from .forward import Cancelled, LeaseFailed, LossSum
-from .inbox import Inbox
+from .inbox import Inbox, Sign
 from .view import View
 
 
@@ -50,15 +51,29 @@ class Work:
             self._fresh = True
         self._begin_at(self._view.version)
 
+    def mix(self, round: int) -> None:
+        """The result of `round` is in the view: where steps go on meanwhile, it gets into the live model now."""
+        worker = self._computer.worker
+        if isinstance(worker, StreamingPseudoGradient):
+            worker.mix(self._view.vector, round)
+
+    def view_lost(self) -> None:
+        """The view will be another one: a live model that has gone its own way begins from that again."""
+        worker = self._computer.worker
+        if isinstance(worker, StreamingPseudoGradient):
+            worker.lose()
+
     def train(self, lease: LeaseGrant, rule: RoundRule, paused: bool, each: Callable[[int], None]) -> LeaseDone:
-        """Compute a lease: all of it, or those of its steps that there is time for. `each` is told how many samples are
-        computed. Raises `LeaseFailed`, `Cancelled`."""
+        """Compute a lease: all of it, or those of its steps that there is time for. `each` is told after each how many
+        samples are computed, and may let all be forgotten. Raises `LeaseFailed`, `Cancelled`."""
         if self.leases and self.attempt != (lease.round, lease.attempt):
             self.forget()
         self.begin(rule)
+        if not self.leases:
+            self.base = lease.round - 1
         self.attempt = lease.round, lease.attempt
         if rule.work == "steps":
-            return self._steps(lease, paused, each)
+            return self._steps(lease, "ends steps that go on" if rule.overlap else "ends steps", paused, each)
         loss = self._computer.gradient(
             lease.start, lease.stop, lambda: self._inbox.has("voids gradients"), own=lease.own
         )
@@ -78,22 +93,28 @@ class Work:
         """What is computed, valid until more is, with its norms by stream name; (None, {}) if it is no numbers."""
         worker = self._computer.worker
         try:
-            return worker.finish() if isinstance(worker, GradientSum) else worker.finish(self._view.vector)
+            return (
+                worker.finish()
+                if isinstance(worker, GradientSum)
+                else worker.finish(self._view.vector, self.attempt[0])
+            )
         except Refusal as error:
             self._computer.say(str(error))
             return None, {}
 
-    def _steps(self, lease: LeaseGrant, paused: bool, each: Callable[[int], None]) -> LeaseDone:
+    def _steps(self, lease: LeaseGrant, ends: Sign, paused: bool, each: Callable[[int], None]) -> LeaseDone:
         computed, failed = 0, ""
         steps = self._computer.steps(
             lease.start, lease.stop, lease.learning_rate, lambda: self._inbox.has("voids steps"), own=lease.own
         )
         try:
-            while computed < lease.stop - lease.start and not (paused or self._inbox.has("ends steps")):
+            while computed < lease.stop - lease.start and not (paused or self._inbox.has(ends)):
                 loss = next(steps)
                 self._add(loss, steps=1)
-                each(loss.samples)
                 computed += loss.samples
+                each(loss.samples)
+                if self.attempt != (lease.round, lease.attempt):
+                    raise Cancelled
         except LeaseFailed as error:
             # What was computed before it stays.
             failed = error.what

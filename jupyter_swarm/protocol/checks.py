@@ -60,6 +60,34 @@ def check_rule(rule: RoundRule, settings: SessionSettings, samples: int) -> None
             f"The work, contribution and inner optimizer of {rule.strategy} do not go together.",
             todo="Steps go with pseudo_gradient and an inner optimizer, samples with gradient_sum and none.",
         )
+    if rule.work == "samples" and (rule.fragments > 1 or rule.overlap):
+        raise SettingError(
+            f"{rule.strategy} cannot exchange the parameters in parts, or while it computes.",
+            "The gradients of a step are of all parameters as they are.",
+            "Choose fragments=1 and overlap=False, or StreamingLocalUpdates.",
+        )
+    if rule.overlap and rule.staleness:
+        raise SettingError(
+            "With overlap a contribution counts in its own round only.",
+            "The next round exchanges other parameters; what is not sent now is sent when these are exchanged again.",
+            "Choose staleness=0.",
+        )
+    gradient = rule.stream(Stream.GRADIENT)
+    if rule.auto and (rule.fragments > 1 or rule.overlap or gradient.feedback):
+        raise SettingError(
+            f"The session cannot choose the codecs of {rule.strategy}.",
+            "Its codec is part of how it learns, or its transfers hide behind its steps.",
+            'Say codec="auto" to EveryStep or LocalUpdates only.',
+        )
+
+
+def is_auto(codec: str | None) -> bool:
+    """Whether a strategy leaves its codecs to the session. Raises `SettingError` for anything but "auto" and None."""
+    if codec not in ("auto", None):
+        raise SettingError(
+            f"The codec is {codec!r}.", todo='Say codec="auto", or name both ways: up=Codec.INT8, down=Codec.FP16.'
+        )
+    return codec == "auto"
 
 
 def _check_schedule(schedule: Schedule) -> None:

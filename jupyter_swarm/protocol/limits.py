@@ -23,9 +23,10 @@ LIMITS: dict[str, dict[str, tuple[float, float]]] = {
         "hessian_every": (1, 10**6),
     },
     "RoundRule": {
-        "target_batch": _COUNT, "inner_steps": (0, 10**6), "fragments": (1, 1), "quorum": (1e-6, 1.0),
+        "target_batch": _COUNT, "inner_steps": (0, 10**6), "fragments": (1, 64), "quorum": (1e-6, 1.0),
         "grace": (0.0, 86400.0), "staleness": (0, 100), "norm_limit": _NORM, "clip_norm": _NORM,
         "inner_batch": _COUNT, "inner_clip_norm": _NORM, "predictions": (1, 10**15), "begins": (1, 10**9),
+        "mixing": (0.0, 1.0),
     },
     "StreamRule": {"feedback": (0.0, 1.0)},
     "SessionSettings": {

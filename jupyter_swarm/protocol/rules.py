@@ -33,6 +33,9 @@ class Codec(enum.IntEnum):
 LOSSLESS = frozenset({Codec.FP32, Codec.INT64})
 """Codecs that carry values. With these a holder's master copy and the peers' view are one."""
 
+FIRST_CODECS = tuple(int(codec) for codec in Codec if codec <= Codec.INT64)
+"""What every package knows, also one that does not say what it knows."""
+
 
 class Schedule(msgspec.Struct, frozen=True):
     """The factor on the learning rate after so many samples of the session (all peers together).
@@ -136,14 +139,17 @@ class RoundRule(msgspec.Struct, frozen=True):
     optimizer: what the holders run on the merged contribution (for rounds of steps: the outer optimizer). work:
     "samples": the round owns exactly `target_batch` sample indices; "steps": the fastest peer makes `inner_steps` steps
     of `inner_optimizer` on `inner_batch` samples each, slower ones fewer. contribution: what is sent for it. fragments:
-    the parameters are exchanged in so many parts in turn. quorum: once this share of a round's peers has made its
-    steps, the others are asked at once for what they have; `grace`: so many seconds at most it then waits for them.
+    the parameters are exchanged in so many parts in turn. overlap: peers go on with steps for the next round while one
+    is finished; when the result for a part of the parameters comes, a peer keeps the share `mixing` of its own. quorum:
+    once this share of a round's peers has made its steps, the others are asked at once for what they have; `grace`: so
+    many seconds at most it then waits for them.
     staleness: how many rounds late a contribution may count. norm_limit: a contribution whose norm is above so many
     times the running median of accepted ones is refused (0: never). clip_norm: the L2 norm that the merged gradient is
     clipped to over all holders (0: not clipped); `inner_clip_norm`: that of each inner step's gradient.
     clip_to_median: contributions of a larger norm are scaled down to the median of the round's norms. predictions: how
     many predictions the loss of one sample is the mean of (tokens in a window of text). begins: the first round of the
-    session that it holds for.
+    session that it holds for. auto: the session chooses the gradient's codecs by the measured links; `streams` say
+    which it has chosen.
     """
 
     strategy: str
@@ -167,6 +173,13 @@ class RoundRule(msgspec.Struct, frozen=True):
     predictions: int = 1
     begins: int = 1
     clip_to_median: bool = False
+    auto: bool = False
+    overlap: bool = False
+    mixing: float = 0.5
+
+    def fragment_of(self, round: int) -> int:
+        """Which part of the parameters `round` exchanges, from 0."""
+        return (round - self.begins) % self.fragments
 
     def stream(self, stream: Stream) -> StreamRule:
         """The rule of one stream. Raises KeyError if the rule does not carry it."""
@@ -174,6 +187,11 @@ class RoundRule(msgspec.Struct, frozen=True):
             if rule.stream == stream:
                 return rule
         raise KeyError(stream)
+
+    @property
+    def codecs(self) -> frozenset[Codec]:
+        """What a member must know to take part."""
+        return frozenset(codec for rule in self.streams for codec in (rule.up, rule.down))
 
     def streams_of(self, round: int) -> tuple[StreamRule, ...]:
         """The streams that contributions to `round` carry: the Hessian's only when an estimate is due."""
@@ -189,10 +207,12 @@ def lateness(made: RoundRule, counted: RoundRule) -> int:
 
 
 class StrategyChange(msgspec.Struct, frozen=True):
-    """From `round` on, `rule` holds."""
+    """From `round` on, `rule` holds. reason: why the session has chosen other codecs by itself; '' if a person has
+    changed the rule."""
 
     round: int
     rule: RoundRule
+    reason: str = ""
 
 
 class SessionSettings(msgspec.Struct, frozen=True):
@@ -248,6 +268,11 @@ class SessionSpec(msgspec.Struct, frozen=True):
     def rule_of(self, round: int) -> RoundRule:
         """The rule that holds for `round`."""
         return rule_of(self.rule, self.changes, round)
+
+    @property
+    def codecs(self) -> frozenset[Codec]:
+        """What a member must know to read this: the codecs of all rules, those that are over, too."""
+        return self.rule.codecs.union(*(change.rule.codecs for change in self.changes))
 
 
 def rule_of(first: RoundRule, changes: tuple[StrategyChange, ...], round: int) -> RoundRule:

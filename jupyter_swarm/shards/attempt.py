@@ -16,7 +16,7 @@ from ..protocol.layout import Stream
 from ..protocol.messages import Prepare
 from ..protocol.records import ShardDigest
 from ..protocol.rules import RoundRule, Sophia, StreamRule
-from .carried import section_rules
+from .carried import due, section_rules
 from .codecs import new_scratch
 from .held import HeldShard
 from .incoming import add_packet
@@ -61,9 +61,12 @@ class Attempt:
         Where nothing clips, nobody waits for that sum: 0.0 is returned, and `step` merges, each chunk just before it is
         needed. Raises `Refusal` if the result is not finite.
         """
+        if self._rule.fragments > 1:
+            for held in self._held:
+                held.keep()
         if not self._clips:
             return 0.0
-        chunks = ((held, *chunk) for held in self._held for chunk in held.shard.chunks())
+        chunks = ((held, *chunk) for held in self._held for chunk in self._due(held))
         return math.fsum(self._merge(*chunk) for chunk in chunks)
 
     def step(self, norm: float) -> Iterator[memoryview]:
@@ -75,7 +78,7 @@ class Attempt:
         with ThreadPoolExecutor(1, thread_name_prefix="swarm-digest") as beside:
             for held in self._held:
                 digest, size = hashlib.sha256(), 0
-                for start, count in held.shard.chunks():
+                for start, count in self._due(held):
                     if not self._clips:
                         self._merge(held, start, count)
                     if held.shard.stream == Stream.PARAMETERS:
@@ -88,6 +91,9 @@ class Attempt:
                     yield frame
                 digests.append((held.shard.index, size, digest))
         self.digests = tuple(ShardDigest(index, size, digest.hexdigest()) for index, size, digest in digests)
+
+    def _due(self, held: HeldShard) -> list[tuple[int, int]]:
+        return due(held.shard, self._rule, self.prepare.round)
 
     def _merge(self, held: HeldShard, start: int, count: int) -> float:
         """Merge one chunk into the next master. Returns the sum of squares if it is of the gradient. Raises `Refusal`

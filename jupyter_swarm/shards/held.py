@@ -67,6 +67,11 @@ class HeldShard:
         """The side that was being made becomes the one that stands."""
         self.current, self.next = self.next, self.current
 
+    def keep(self) -> None:
+        """Let the version that is being made begin as the one that stands, where a round changes only part of it."""
+        for new, old in zip(self.next.parts(), self.current.parts(), strict=True):
+            new.copy_(old)
+
     def take_over(self, old: HeldShard, slots: bool) -> None:
         """Take the version that stands from `old`; its optimizer slots only if `slots`.
 

@@ -21,7 +21,7 @@ from ..protocol.messages import Adopt, Expect, Prepare, Staged
 from ..protocol.records import ShardDigest
 from ..protocol.rules import RoundRule
 from .attempt import Attempt
-from .carried import carried, carries_over, check_streams
+from .carried import carries_over, check_streams
 from .codecs import new_scratch
 from .held import HeldShard, Incoming, group_ranges
 from .outgoing import Envelope, FrameWriter, exact_codec
@@ -110,10 +110,7 @@ class Holder:
     def expect(self, message: Expect) -> Staged | None:
         """Take frames of a granted contribution from now on. Returns `Staged` at once if no shard held takes part."""
         self._check_turn(message.generation, message.round)
-        parts = [
-            (rule, shard) for rule, shard in carried(self.layout, self.rule, message.round) if shard.index in self._held
-        ]
-        staging = Staging(message.number, parts)
+        staging = Staging(message.number, self.layout, self.rule, message.round, self._held)
         self._staging[message.number] = staging
         return staging.report(self.generation)
 
@@ -187,8 +184,9 @@ class Holder:
             raise Refusal("There is no prepared version to install.")
         for held in self._held.values():
             held.flip()
-        # Where packets carry values, theirs is the view's digest.
-        self._view_digests = {one.shard: one.sha256 for one in self.digests if not self._held[one.shard].lossy}
+        # Where packets carry all values, theirs is the view's digest.
+        digests = self.digests if self.rule.fragments == 1 else ()
+        self._view_digests = {one.shard: one.sha256 for one in digests if not self._held[one.shard].lossy}
         self.version += 1
         self.step_number += 1
         self.revert()

@@ -10,7 +10,7 @@ from ..protocol.errors import Refusal
 from ..protocol.frames import Buffer, Header, Kind, payload_of, read_header
 from ..protocol.layout import CHUNK_ELEMENTS, Layout, Shard, Stream, section_of
 from ..protocol.rules import LOSSLESS, Codec, RoundRule
-from .carried import packet_codecs
+from .carried import due, packet_codecs
 from .codecs import check_length, decode, decoded, new_scratch
 from .outgoing import exact_codec
 from .vector import FlatVector, sha256
@@ -53,12 +53,17 @@ class PacketSet:
         self._identity = (Kind.PACKET, session, generation, round, attempt)
         self._codecs = packet_codecs(rule)
         shards = [shard for shard in layout.shards if shard.stream in self._codecs]
-        self.expected = sum(len(shard.chunks()) for shard in shards)
+        self._places = {start: (shard, count) for shard in shards for start, count in due(shard, rule, round)}
         self._frames: dict[int, tuple[Header, Buffer]] = {}
 
     @property
+    def expected(self) -> int:
+        """How many frames there are."""
+        return len(self._places)
+
+    @property
     def complete(self) -> bool:
-        """Whether every chunk of every shard that the round changes is here."""
+        """Whether every part of every shard that the round changes is here."""
         return len(self._frames) == self.expected
 
     def add(self, frame: Buffer) -> bool:
@@ -67,8 +72,13 @@ class PacketSet:
         identity = (header.kind, header.session, header.generation, header.round, header.attempt)
         if identity != self._identity:
             raise Refusal(f"A frame does not belong to attempt {self.attempt} at round {self.round}.")
-        shard = check_place(self.layout, header)
-        if header.stream != shard.stream or self._codecs.get(shard.stream) != header.codec:
+        shard, count = self._places.get(header.start, (None, 0))
+        if shard is None or (header.shard, header.count) != (shard.index, count):
+            raise Refusal(
+                f"Elements {header.start} to {header.start + header.count} of shard {header.shard} are nothing that "
+                f"round {self.round} changes."
+            )
+        if header.stream != shard.stream or self._codecs[shard.stream] != header.codec:
             raise Refusal(f"The rule sends no {header.stream.name} in {header.codec.name}.")
         if header.start in self._frames:
             raise Refusal(f"The packet from element {header.start} on came twice.")

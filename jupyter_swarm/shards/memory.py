@@ -10,8 +10,8 @@ import psutil
 from ..optim.slices import slot_names
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import LOSSLESS, RoundRule
+from ..protocol.sizes import encoded_bytes
 from .carried import packet_codecs
-from .codecs import encoded_bytes
 from .outgoing import contribution_bytes
 from .vector import storage_dtype
 
@@ -51,7 +51,7 @@ def container_memory(root: Path = _CGROUPS) -> tuple[int, int]:
 
 
 def packet_bytes(layout: Layout, rule: RoundRule) -> int:
-    """Bytes of the packets that lead from one version to the next."""
+    """Bytes of the packets that lead from one version to the next, at most."""
     return sum(encoded_bytes(codec, _elements(layout, section)) for section, codec in packet_codecs(rule).items())
 
 

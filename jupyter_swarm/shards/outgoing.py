@@ -11,8 +11,9 @@ from torch import Tensor
 from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES, Header, Kind
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import LOSSLESS, Codec, RoundRule
-from .carried import carried
-from .codecs import encode, encoded_bytes, new_scratch
+from ..protocol.sizes import encoded_bytes
+from .carried import carried, due
+from .codecs import encode, new_scratch
 from .feedback import Encoded
 from .vector import FlatVector
 
@@ -76,7 +77,7 @@ def _header(envelope: Envelope, stream: Stream, codec: Codec, shard: int, start:
 def contribution_bytes(layout: Layout, rule: RoundRule, round: int) -> int:
     """Bytes of all frames of a contribution to `round`, headers included."""
     parts = carried(layout, rule, round)
-    chunks = ((stream_rule.up, count) for stream_rule, shard in parts for _, count in shard.chunks())
+    chunks = ((stream_rule.up, count) for stream_rule, shard in parts for _, count in due(shard, rule, round))
     return sum(HEADER_BYTES + encoded_bytes(codec, count) for codec, count in chunks)
 
 
@@ -90,7 +91,7 @@ def contribution_frames(
     """The frames of a contribution to the envelope's round, in parts: gradients in the parameters' section, a Hessian
     estimate, buffers and counters in theirs. encoded: the gradients, if they are so already."""
     for stream_rule, shard in carried(contribution.layout, rule, envelope.round):
-        for start, count in shard.chunks():
+        for start, count in due(shard, rule, envelope.round):
             place = (envelope, stream_rule.stream, stream_rule.up, shard.index, start)
             if encoded is not None and stream_rule.stream == Stream.GRADIENT:
                 yield writer.wrapped(*place, count, encoded.payloads[start])

@@ -112,8 +112,8 @@ class PseudoGradient:
         self._clear_gradients()
 
     @torch.no_grad()
-    def finish(self, view: FlatVector) -> tuple[FlatVector, dict[str, float]]:
-        """The contribution (view - live parameters, buffers, counters) and its L2 norms by stream name.
+    def finish(self, view: FlatVector, round: int = 0) -> tuple[FlatVector, dict[str, float]]:
+        """The contribution to `round` (view - live parameters, buffers, counters) and its L2 norms by stream name.
 
         The vector is this object's own: it is valid until the next `begin_step`. Raises `Refusal` if the steps have
         made numbers that are not finite; the moments that led there are dropped.
@@ -126,8 +126,11 @@ class PseudoGradient:
         section = contribution.sections[Stream.PARAMETERS]
         if section.data_ptr() != self._flat.data_ptr():
             section.copy_(self._flat)
+        return contribution, self._norms(contribution)
+
+    def _norms(self, contribution: FlatVector) -> dict[str, float]:
         try:
-            return contribution, norms_of(contribution)
+            return norms_of(contribution)
         except Refusal:
             self._optimizer.state.clear()
             self._age = 0

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ..protocol.errors import Refusal
 from ..protocol.frames import Buffer, Header, payload_of
-from ..protocol.layout import Shard, Stream, section_of
+from ..protocol.layout import Layout, Stream, section_of
 from ..protocol.messages import Staged
-from ..protocol.rules import Codec, StreamRule
-from .carried import name_of
+from ..protocol.rules import Codec, RoundRule
+from .carried import carried, due, name_of
 from .codecs import check_length, square_of
 
 
@@ -24,14 +24,16 @@ class _Chunk(NamedTuple):
 
 
 class Staging:
-    """Contribution `number`: complete when every chunk of `parts` (streams and the shards held) has come once."""
+    """Contribution `number` to `round`: complete when all that is due by `rule` of the shards in `held` has come
+    once."""
 
-    def __init__(self, number: int, parts: Iterable[tuple[StreamRule, Shard]]) -> None:
+    def __init__(self, number: int, layout: Layout, rule: RoundRule, round: int, held: Container[int]) -> None:
         self.number = number
         self._chunks = {
-            (rule.stream, start): _Chunk(rule.up, shard.index, count)
-            for rule, shard in parts
-            for start, count in shard.chunks()
+            (stream.stream, start): _Chunk(stream.up, shard.index, count)
+            for stream, shard in carried(layout, rule, round)
+            if shard.index in held
+            for start, count in due(shard, rule, round)
         }
         self._frames: dict[tuple[Stream, int], Buffer] = {}
         self._squares: dict[str, list[float]] = {}

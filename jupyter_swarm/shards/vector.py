@@ -75,11 +75,11 @@ class FlatVector:
         self.load(shared_tensors(model), streams)
 
     @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
+    def copy_to(self, model: nn.Module, streams: Collection[Stream] = SECTIONS) -> None:
         """Give the numbers to `model`, each tensor in its own dtype and on its own device."""
         targets = shared_tensors(model)
         moved: dict[tuple[Stream, torch.device], Tensor] = {}
-        for spec in self.specs():
+        for spec in self.specs(streams):
             target = _find(targets, spec)
             place = (spec.stream, target.device)
             if place not in moved:

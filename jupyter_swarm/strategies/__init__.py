@@ -4,11 +4,14 @@ from ..protocol.rules import OptimizerRule, RoundRule, StrategyChange
 from .every_step import EveryStep
 from .local_updates import LocalUpdates
 from .sparse_local_updates import SparseLocalUpdates
+from .streaming_local_updates import StreamingLocalUpdates
 from .warm_start import WarmStart
 
-__all__ = ["EveryStep", "LocalUpdates", "SparseLocalUpdates", "Strategy", "WarmStart", "rules_of"]
+__all__ = [
+    "EveryStep", "LocalUpdates", "SparseLocalUpdates", "Strategy", "StreamingLocalUpdates", "WarmStart", "rules_of",
+]  # fmt: skip
 
-Strategy = EveryStep | LocalUpdates | SparseLocalUpdates | WarmStart
+Strategy = EveryStep | LocalUpdates | SparseLocalUpdates | StreamingLocalUpdates | WarmStart
 
 
 def rules_of(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from ..protocol.checks import is_auto
 from ..protocol.layout import Stream
 from ..protocol.rules import Codec, OptimizerRule, RoundRule, Sophia, StreamRule
 
@@ -24,8 +27,9 @@ class EveryStep(msgspec.Struct, frozen=True):
     all-reduce of synchronous SGD (Chen et al., arXiv 1604.00981) without its fixed set of workers.
 
     up, down: codecs of gradients and of the parameters' packets. A lossy `down` sends what the peers' view lacks, so
-    its error does not add up; a lossy `up` is not corrected. norm_limit: refuse a contribution whose norm is above so
-    many times the running median (0: never).
+    its error does not add up; a lossy `up` is not corrected. codec: with "auto" they are those of the first round, and
+    then the session chooses by the measured links: the most exact ones that take a few percent of a round. norm_limit:
+    refuse a contribution whose norm is above so many times the running median (0: never).
     """
 
     target_batch: int
@@ -33,6 +37,7 @@ class EveryStep(msgspec.Struct, frozen=True):
     up: Codec = Codec.FP32
     down: Codec = Codec.FP32
     norm_limit: float = 10.0
+    codec: Literal["auto"] | None = None
 
     def rule(self, optimizer: OptimizerRule, predictions: int = 1) -> RoundRule:
         """The plain data that the session follows; `optimizer` is the recipe's."""
@@ -50,4 +55,5 @@ class EveryStep(msgspec.Struct, frozen=True):
             clip_norm=self.clip_norm,
             norm_limit=self.norm_limit,
             predictions=predictions,
+            auto=is_auto(self.codec),
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from ..protocol.checks import is_auto
 from ..protocol.layout import Stream
 from ..protocol.rules import Codec, Nesterov, OptimizerRule, RoundRule, StreamRule
 
@@ -27,7 +30,7 @@ class LocalUpdates(msgspec.Struct, frozen=True):
     steps.
 
     outer: the optimizer that the holders run on Δ. clip_norm: of each inner gradient (0: not clipped). up, down: codecs
-    of Δ and of the parameters' packets. norm_limit: as for `EveryStep`.
+    of Δ and of the parameters' packets; codec: "auto", as for `EveryStep`. norm_limit: as for `EveryStep`.
     """
 
     steps: int
@@ -40,6 +43,7 @@ class LocalUpdates(msgspec.Struct, frozen=True):
     up: Codec = Codec.FP32
     down: Codec = Codec.FP32
     norm_limit: float = 10.0
+    codec: Literal["auto"] | None = None
 
     def rule(self, optimizer: OptimizerRule, predictions: int = 1) -> RoundRule:
         """The plain data that the session follows; `optimizer` is the recipe's."""
@@ -62,4 +66,5 @@ class LocalUpdates(msgspec.Struct, frozen=True):
             inner_batch=self.batch,
             inner_clip_norm=self.clip_norm,
             predictions=predictions,
+            auto=is_auto(self.codec),
         )

@@ -7,6 +7,7 @@ import msgspec
 from .every_step import EveryStep
 from .local_updates import LocalUpdates
 from .sparse_local_updates import SparseLocalUpdates
+from .streaming_local_updates import StreamingLocalUpdates
 
 
 class WarmStart(msgspec.Struct, frozen=True):
@@ -19,4 +20,4 @@ class WarmStart(msgspec.Struct, frozen=True):
 
     first: EveryStep
     rounds: int
-    then: LocalUpdates | SparseLocalUpdates
+    then: LocalUpdates | SparseLocalUpdates | StreamingLocalUpdates

@@ -290,6 +290,7 @@ STEPS = RoundRule(
     "LocalUpdates", SGD(lr=0.7), work="steps", contribution="pseudo_gradient", inner_steps=5, inner_batch=4,
     inner_optimizer=SGD(lr=0.1), quorum=0.5, grace=10.0, staleness=1,
 )  # fmt: skip
+STREAM = msgspec.structs.replace(STEPS, strategy="StreamingLocalUpdates", staleness=0, fragments=2, overlap=True)
 EVERY = RoundRule("EveryStep", SGD(lr=0.1), target_batch=16)
 
 
@@ -312,22 +313,33 @@ class AnyOrderOfSteps(AnyOrder):
             self.world.add_peer(name, own=100)
 
 
+class AnyOrderOfStreams(AnyOrderOfSteps):
+    """Steps go on while a round is finished."""
+
+    strategy: ClassVar[dict[str, object]] = {"rule": STREAM, "own_samples": 8}
+
+
 class AnyOrderOfStrategies(AnyOrderOfSteps):
     """The strategy changes, by hand and by a schedule."""
 
     strategy: ClassVar[dict[str, object]] = {"rule": EVERY, "changes": (StrategyChange(3, STEPS),), "own_samples": 8}
 
-    @rule(steps=st.booleans(), ahead=st.sampled_from([1, 1, 3]), staleness=st.sampled_from([0, 1, 2]))
-    def the_strategy_changes(self, steps, ahead, staleness):
+    @rule(
+        kind=st.sampled_from([STEPS, STREAM, EVERY]), ahead=st.sampled_from([1, 1, 3]),
+        staleness=st.sampled_from([0, 1, 2]),
+    )  # fmt: skip
+    def the_strategy_changes(self, kind, ahead, staleness):
         state = self.world.state
-        new = msgspec.structs.replace(STEPS, staleness=staleness) if steps else EVERY
+        new = msgspec.structs.replace(STEPS, staleness=staleness) if kind is STEPS else kind
         change = StrategyChange(state.round.number + ahead, new)
         before = tuple(old for old in state.changes if old.round < change.round)
         self.world.handle(e.ChangeStrategy((*before, change), "ann"))
 
 
 @pytest.mark.timeout(SECONDS)
-@pytest.mark.parametrize("machine", [AnyOrder, AnyOrderManyHolders, AnyOrderOfSteps, AnyOrderOfStrategies])
+@pytest.mark.parametrize(
+    "machine", [AnyOrder, AnyOrderManyHolders, AnyOrderOfSteps, AnyOrderOfStreams, AnyOrderOfStrategies]
+)
 def test_any_order(machine):
     print(f"HYPOTHESIS_SEED={SEED}")
     run_state_machine_as_test(seed(SEED)(machine), settings=SETTINGS)

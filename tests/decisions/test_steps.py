@@ -239,3 +239,70 @@ def test_contributions_are_scaled_down_to_the_median_where_the_rule_says_so():
 def test_elsewhere_nothing_is_scaled():
     world = classroom({"a": 40.0, "b": 20.0})
     assert {message.scales for _, message in told(world, m.Prepare)} == {()}
+
+
+STREAM = msgspec.structs.replace(
+    STEPS, strategy="StreamingLocalUpdates", staleness=0, fragments=4, overlap=True, quorum=1.0
+)
+
+
+def test_nobody_stops_computing_while_contributions_are_on_their_way():
+    """An upload takes half as long as the steps of a round: with overlap that is no time lost."""
+
+    def seconds(rule: RoundRule) -> float:
+        world = classroom({"a": 40.0, "b": 40.0, "c": 40.0}, rule=rule)
+        for peer in world.peers.values():
+            peer.bytes, peer.bandwidth = 2_500_000, 1e6
+        world.run_rounds(2)
+        began, rounds = world.now, len(world.records)
+        world.run_rounds(6)
+        assert all(len(record.contributors) == 3 for record in world.records[rounds:])
+        world.finish_checks()
+        return (world.now - began) / 6
+
+    computing = 50 * BATCH / 40.0
+    assert computing < seconds(STREAM) < 1.03 * computing
+    assert 1.45 * computing < seconds(msgspec.structs.replace(STREAM, overlap=False, fragments=1))
+
+
+def test_a_link_that_is_slower_than_the_steps_makes_peers_wait_for_one_round_at_most():
+    world = classroom({"a": 40.0, "b": 40.0}, rule=STREAM)
+    for peer in world.peers.values():
+        peer.bytes, peer.bandwidth = 10_000_000, 1e6
+    world.run_rounds(5)
+    ahead = [lease.round - world.state.round.number for lease in world.state.book.leases.values()]
+    assert set(ahead) <= {0, 1}
+    world.finish_checks()
+
+
+def test_whoever_contributes_too_late_loses_its_steps_of_the_next_round_too():
+    world = classroom({"a": 40.0, "b": 40.0, "c": 40.0}, rule=STREAM)
+    world.run(2.0)
+    slow = world.peers["c"]
+    slow.bandwidth = 1.0
+    world.run_rounds(4)
+    assert any("longer" in note.text for note in world.notes)
+    slow.bandwidth = 1e6
+    world.steer("c", "resume")
+    world.run_rounds(3)
+    assert "c" in {part.peer for part in world.records[-1].contributors}
+    world.finish_checks()
+
+
+def test_another_strategy_takes_back_what_was_leased_for_its_first_round():
+    world = classroom({"a": 40.0, "b": 40.0}, rule=STREAM)
+    for peer in world.peers.values():
+        peer.bytes, peer.bandwidth = 3_000_000, 1e6
+    assert world.run(60.0, lambda: any(le.round > world.state.round.number for le in world.state.book.leases.values()))
+    world.handle(e.ChangeStrategy((StrategyChange(world.state.round.number + 1, EVERY),), "ann"))
+    world.run_rounds(3)
+    assert [record.strategy for record in world.records[-2:]] == ["EveryStep", "EveryStep"]
+    world.finish_checks()
+
+
+def test_no_steps_are_leased_for_a_round_that_will_not_be():
+    world = classroom({"a": 40.0, "b": 40.0}, rule=STREAM, rounds=5)
+    assert world.run(600.0, lambda: world.state.phase == "finished")
+    assert not world.state.book.leases
+    assert world.state.book.cursor == 5 * 2 * 50 * BATCH
+    world.finish_checks()

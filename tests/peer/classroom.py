@@ -43,7 +43,9 @@ from jupyter_swarm.strategies import rules_of
 RECIPE = """
 import torch
 from torch import nn
-from jupyter_swarm import AdamW, Data, EveryStep, LocalUpdates, Recipe, Sophia, SparseLocalUpdates, WarmStart
+from jupyter_swarm import (
+    AdamW, Data, EveryStep, LocalUpdates, Recipe, Sophia, SparseLocalUpdates, StreamingLocalUpdates, WarmStart,
+)
 
 def data():
     generator = torch.Generator().manual_seed(1)

@@ -19,6 +19,7 @@ from jupyter_swarm.peer.identity import Identity
 from jupyter_swarm.peer.record import Record, Status
 from jupyter_swarm.peer.session import Session
 from jupyter_swarm.peer.trainer import Trainer
+from tests.waiting import until
 
 from .classroom import EVERY_STEP, NORMED, PLAIN, close, local, parameters_of
 from .conftest import Server
@@ -30,10 +31,12 @@ WARM = f"WarmStart({EVERY_STEP}, 3, {LOCAL})"
 
 
 class Peer:
-    """One of several peers in this process. It stops in its first step at version `stops_at` until `gate` is set."""
+    """One of several peers in this process. It stops in its first step at version `stops_at` until `gate` is set.
+    steps: forward passes of training so far."""
 
     def __init__(self, session: Session, server: Server, folder: Path, name: str, stops_at: int) -> None:
         self.stops_at = stops_at
+        self.steps = 0
         self.gate = threading.Event()
         self.stopped = threading.Event()
         client = Client.of_member(session.invite())
@@ -56,6 +59,7 @@ class Peer:
             if torch.is_grad_enabled() and self.record.status.version >= self.stops_at and not self.gate.is_set():
                 self.stopped.set()
                 assert self.gate.wait(60)
+            self.steps += torch.is_grad_enabled()
             return loss(*arguments)
 
         return gated
@@ -117,9 +121,10 @@ def test_one_peer_in_a_session_is_the_training_alone(server: Server, strategy: s
 
 
 SPARSE = f"WarmStart({EVERY_STEP}, 3, SparseLocalUpdates(steps=4, batch=3, grace=2.0))"
+STREAMING = f"WarmStart({EVERY_STEP}, 3, StreamingLocalUpdates(steps=8, batch=3, fragments=2, grace=2.0))"
 
 
-@pytest.mark.parametrize(("count", "strategy"), [(2, WARM), (3, WARM), (3, SPARSE)])
+@pytest.mark.parametrize(("count", "strategy"), [(2, WARM), (3, WARM), (3, SPARSE), (3, STREAMING)])
 def test_peers_end_at_one_view_and_every_sample_counts_once(
     server: Server, join: Join, count: int, strategy: str
 ) -> None:
@@ -129,7 +134,7 @@ def test_peers_end_at_one_view_and_every_sample_counts_once(
         peer.reaches(lambda status: status.state == "finished")
     assert len({peer.trainer.digest() for peer in peers}) == 1
     rounds = records(session)
-    later = "LocalUpdates" if strategy == WARM else "SparseLocalUpdates"
+    later = {WARM: "LocalUpdates", SPARSE: "SparseLocalUpdates", STREAMING: "StreamingLocalUpdates"}[strategy]
     assert [record["strategy"] for record in rounds] == ["EveryStep"] * 3 + [later] * 5
     assert {one["peer"] for record in rounds for one in record["contributors"]} == {
         peer.record.status.peer for peer in peers
@@ -204,4 +209,38 @@ def test_a_recipe_that_does_not_return_keeps_nobody_from_leaving(server: Server,
     assert not ann.trainer.leave(0.2)
     bob = join(session, "bob")
     bob.reaches(lambda status: status.version >= 2)
+    check_once(records(session))
+
+
+def test_steps_go_on_while_a_round_waits_for_another_peer(server: Server, join: Join) -> None:
+    streaming = "StreamingLocalUpdates(steps=8, batch=3, fragments=2, grace=60.0)"
+    session = api.host(local(strategy=streaming), rounds=10**6, train=False, minimum_peers=2, server=server.url)
+    ann, bob = join(session, "ann"), join(session, "bob", stops_at=2)
+    assert bob.stopped.wait(60)
+    # Four steps a round: those of the round that waits for him are made and sent, and then those of the next one.
+    until(lambda: ann.steps >= 4 * (ann.record.status.version + 2))
+    assert ann.record.status.version < 4
+    bob.gate.set()
+    ann.reaches(lambda status: status.version > 8)
+    session.stop()
+    for peer in (ann, bob):
+        peer.reaches(lambda status: status.state == "finished")
+    assert ann.trainer.digest() == bob.trainer.digest()
+    check_once(records(session))
+
+
+def test_streaming_goes_on_after_the_server_was_away(server: Server, join: Join) -> None:
+    streaming = "StreamingLocalUpdates(steps=8, batch=3, fragments=2, grace=2.0)"
+    session = api.host(local(strategy=streaming), rounds=10**6, train=False, minimum_peers=2, server=server.url)
+    ann, bob = join(session, "ann"), join(session, "bob")
+    ann.reaches(lambda status: status.version >= 3)
+    server.kill()
+    server.start()
+    came = ann.record.status.version
+    for peer in (ann, bob):
+        peer.reaches(lambda status: status.version > came + 3)
+    session.stop()
+    for peer in (ann, bob):
+        peer.reaches(lambda status: status.state == "finished")
+    assert ann.trainer.digest() == bob.trainer.digest()
     check_once(records(session))
