@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
 
-from ..link.timing import Pulse, Timing
+from ..link.timing import Found, Measured, Pulse, Questions, Timing
 from ..link.wire import BINARY, PONG, TEXT
 from ..protocol.errors import SwarmError
 from ..protocol.frames import Buffer
@@ -24,14 +23,18 @@ QUEUE_BYTES = 2 << 30
 """Frames that may wait for one member. They are shared between members, so this is not memory for each."""
 _CONTROL_BYTES = 4 * MAX_MESSAGE_BYTES
 _REASON_BYTES = 120
+PROBE_BYTES = 1 << 17
+"""Less than this says more of the way there and back than of what a link carries. So much is sent each way at first."""
 
 
 class Connection:
     """What is sent to one member. Control messages overtake frames unless sent `in_order`; frames leave in order.
 
     limit: bytes of frames that may wait; a frame beyond it is not taken. A peer that lacks one fetches a snapshot once
-    the frame's round is committed. Control messages that nobody takes off for 32 MiB close the connection. `bytes_sent`
-    and `bytes_received` count payloads and frame headers on the wire.
+    the frame's round is committed. Control messages that nobody takes off for 32 MiB close the connection, and so does
+    a single message that the socket does not take within the timing's `silence`. `bytes_sent`
+    and `bytes_received` count payloads and frame headers on the wire; `since` is when the first bytes came of the
+    message that is being received or handled, by the event loop's clock.
     """
 
     def __init__(self, protocol: FrameProtocol, timing: Timing = Timing(), limit: int = QUEUE_BYTES) -> None:
@@ -46,8 +49,14 @@ class Connection:
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._busy = False
+        self._putting: float | None = None
+        self._questions = Questions()
+        self._found: Callable[[Found], None] | None = None
+        self._probes: list[Measured] = []
+        self._moving: tuple[float, int] | None = None
+        self.since: float | None = None
         self._tasks = [self._loop.create_task(self._write()), self._loop.create_task(self._beat())]
-        self._limit = limit
+        self.limit = limit
         self.queued_bytes = 0
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -64,7 +73,7 @@ class Connection:
 
     def send_frame(self, frame: Buffer) -> bool:
         """Queue a whole frame, by reference: it must not change any more. False: closing, or over the limit."""
-        if self.closing or self.queued_bytes + len(frame) > self._limit:
+        if self.closing or self.queued_bytes + len(frame) > self.limit:
             return False
         self._frames.append(frame)
         self.queued_bytes += len(frame)
@@ -101,10 +110,35 @@ class Connection:
         self._drained.set()
         self._loop.call_later(self._timing.farewell, self._protocol.abort)
 
+    def measure(self, found: Callable[[Found], None]) -> None:
+        """Measure the link from now on, first with a few bytes each way, then by the frames that are sent."""
+        self._found = found
+        self._probes = ["up", "down"]
+        self.send(Heartbeat(ask=self._questions.ask("round trip", 0, self._loop.time())))
+
+    def answered(self, beat: Heartbeat) -> None:
+        """The member sent a heartbeat, which may be the answer to one."""
+        found = self._questions.answered(beat.answer, len(beat.filler), self._loop.time()) if beat.answer else None
+        if found is not None and self._found is not None:
+            self._found(found)
+            self._probe()
+
+    def _probe(self) -> None:
+        """One way after the other, so that neither waits behind the other."""
+        if self._probes and (number := self._questions.ask(way := self._probes.pop(), PROBE_BYTES, self._loop.time())):
+            up = way == "up"
+            self.send(Heartbeat(ask=number, wanted=PROBE_BYTES * up, filler="." * (PROBE_BYTES * (not up))))
+
+    def time(self) -> float:
+        """Now, by the clock of `since`."""
+        return self._loop.time()
+
     def heard(self, count: int) -> None:
         """So many bytes came in."""
         self.bytes_received += count
-        self._pulse.heard(self._loop.time())
+        now = self._loop.time()
+        self.since = self.since or now
+        self._pulse.heard(now)
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping; only the latest of those that wait, as RFC 6455 5.5.3 allows."""
@@ -114,6 +148,8 @@ class Connection:
     def handling(self, busy: bool) -> None:
         """While something is being handled nothing is read, so silence means nothing."""
         self._busy = busy
+        if not busy:
+            self.since = None
         self._pulse.heard(self._loop.time())
 
     def ended(self) -> None:
@@ -140,26 +176,44 @@ class Connection:
                 if self._control:
                     payload = self._control.popleft()
                     self._control_bytes -= len(payload)
-                    await self._protocol.write(TEXT, payload)
+                    await self._put(TEXT, payload)
                 elif self.closing:
                     self._protocol.close(1000, self.reason.encode()[:_REASON_BYTES].decode("utf-8", "ignore"))
                     return
                 elif self._pong is not None:
                     payload, self._pong = self._pong, None
-                    await self._protocol.write(PONG, payload)
+                    await self._put(PONG, payload)
                 elif self._frames:
                     frame = self._frames.popleft()
                     if isinstance(frame, str):
-                        await self._protocol.write(TEXT, frame.encode())
+                        await self._put(TEXT, frame.encode())
                         continue
-                    await self._protocol.write(BINARY, frame)
+                    self._moving = self._moving or (self._loop.time(), self.bytes_sent)
+                    await self._put(BINARY, frame)
                     self.queued_bytes -= len(frame)
                     self._drained.set()
+                    if not self._frames:
+                        self._ask_for_arrival()
                 else:
                     self._changed.clear()
                     await self._changed.wait()
         except (StreamClosedError, WebSocketClosedError):
             pass
+
+    def _ask_for_arrival(self) -> None:
+        """All frames that waited are sent: when are they there?"""
+        if self._moving is None or self._found is None:
+            return
+        since, before = self._moving
+        self._moving = None
+        count = self.bytes_sent - before
+        if count >= PROBE_BYTES and (number := self._questions.ask("down", count, since)):
+            self.send(Heartbeat(ask=number))
+
+    async def _put(self, opcode: int, payload: Buffer) -> None:
+        self._putting = self._loop.time()
+        await self._protocol.write(opcode, payload)
+        self._putting = None
 
     async def _beat(self) -> None:
         while not self.closing:
@@ -168,8 +222,12 @@ class Connection:
                 self.reason = f"Nothing was heard for {self._timing.silence:.0f} s."
                 self._protocol.abort()
                 return
+            if self._putting is not None and now - self._putting >= self._timing.silence:
+                self.reason = f"It does not take what is sent to it: one message had {self._timing.silence:.0f} s."
+                self._protocol.abort()
+                return
             if self._pulse.due(now):
-                self.send(Heartbeat(sent=time.time()))
+                self.send(Heartbeat(ask=self._questions.ask("round trip", 0, now) if self._found else 0))
             await asyncio.sleep(self._pulse.rest(now))
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Iterable
 from typing import Literal, TypeVar
 
 import msgspec
 
+from .. import __version__
 from ..protocol.errors import LayoutError, ProtocolError, RecipeError, SessionError, VersionMismatch
 from ..protocol.invites import hash_secret, new_secret
 from ..protocol.messages import PROTOCOL_VERSION, Hello, Message, Progress
-from ..protocol.rules import SessionSpec
+from ..protocol.rules import Codec, SessionSpec
 from ..store.rows import Member
 from .connection import Connection
 from .refusals import Removed
@@ -28,7 +30,8 @@ Feed = Literal["none", "catching up", "live"]
 
 class Attached:
     """A member on a connection. `sending`: what brings it up to date at the moment; `pin`: the number of the snapshot
-    that it fetches, or 0; `behind`: the version after which it needs the packets of past rounds, if it does."""
+    that it fetches, or 0; `behind`: the version after which it needs the packets of past rounds, if it does;
+    `arriving`: of the contribution that comes from it the number, since when it comes, and how many bytes have come."""
 
     def __init__(self, member: Member, connection: Connection, hello: Hello) -> None:
         self.member = member
@@ -40,7 +43,8 @@ class Attached:
         self.behind: int | None = None
         self.restarts = 0
         self.told = ""
-        self.progress = Progress(0.0, 0.0, 0.0)
+        self.progress = Progress(0.0, 0.0, 0.0, free_memory=hello.free_memory)
+        self.arriving = (0, 0.0, 0)
 
     @property
     def id(self) -> str:
@@ -120,8 +124,20 @@ def readable(message: _M) -> _M:
     return message if cleaned == texts else msgspec.structs.replace(message, **cleaned)
 
 
+def check_codecs(hello: Hello, codecs: Iterable[Codec]) -> None:
+    """Raises `VersionMismatch` if a session needs codecs that a member's package does not know."""
+    unknown = sorted(codec.name.lower() for codec in codecs if codec not in hello.codecs)
+    if unknown:
+        raise VersionMismatch(
+            f"Your jupyter_swarm is older than this session: it does not know the codec {' and '.join(unknown)}.",
+            f"You have jupyter_swarm {hello.software}, the server {__version__}.",
+            "Run pip install -U jupyter_swarm, or the join cell's install line, restart the kernel and join again.",
+        )
+
+
 def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:
-    """Raises the error that tells why `hello` cannot be let in: version, role, layout, recipe, own data, capacity."""
+    """Raises the error that tells why `hello` cannot be let in: version, role, codecs, layout, recipe, own data,
+    capacity."""
     if hello.protocol != PROTOCOL_VERSION:
         raise VersionMismatch(
             f"This server speaks version {PROTOCOL_VERSION} of the protocol, you speak {hello.protocol}.",
@@ -132,6 +148,7 @@ def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:
         raise SessionError(
             f"This invite is for a {role}, not for a {hello.role}.", todo="Ask for an invite of the right role."
         )
+    check_codecs(hello, spec.codecs)
     if hello.role != "peer":
         return
     if hello.layout_digest and hello.layout_digest != spec.layout_digest:

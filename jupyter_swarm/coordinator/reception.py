@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..decisions.events import MemberJoined, MemberLost, Said
+from ..decisions.events import Measured, MemberJoined, MemberLost, Said
+from ..link.timing import Found
 from ..protocol import messages as m
-from ..protocol.errors import LinkError, SessionError
+from ..protocol.errors import LinkError, SessionError, SwarmError
 from ..protocol.frames import Buffer, Header, Kind
 from ..shards.outgoing import contribution_bytes
-from .connection import Connection
+from .connection import PROBE_BYTES, Connection
 from .members import Attached, check_hello
 from .refusals import Removed
 
@@ -60,8 +61,10 @@ class Reception:
         """A member begins, or begins again on the same connection because its view is not right."""
         member, hello = attached.member, attached.hello
         self.session.handle(
+        if member.role == "peer":
+            connection.measure(lambda found: self._measured(attached, found))
             MemberJoined(
-                member.member, hello.role, member.shown, hello.device, hello.own_samples, member.standing
+                member.member, hello.role, member.shown, hello.device, hello.own_samples, member.standing, hello.codecs
             )
         )  # fmt: skip
 
@@ -86,6 +89,11 @@ class Reception:
         self.detach(attached, "removed by the instructor")
 
     def disconnect(self, member: str, reason: str) -> None:
+    def send_away(self, attached: Attached, error: SwarmError) -> None:
+        """Tell a member why it cannot stay; it does not come back by itself."""
+        attached.connection.refuse(error)
+        self.detach(attached, error.what)
+
         """Send a member away; it may come back."""
         attached = self.session.members.connected.get(member)
         if attached is not None:
@@ -129,12 +137,30 @@ class Reception:
         elif header.kind == Kind.STATE and role == "holder":
             session.holding.state_frame(frame)
 
+            self._arrives(attached, header.number, len(frame))
     def _is_here(self, attached: Attached) -> bool:
         return self.session.members.connected.get(attached.id) is attached
 
     def _bytes_of_contribution(self) -> int:
         """Of the round under way, whichever round it was made for."""
         session, round = self.session, self.session.state.round.number
+    def _measured(self, attached: Attached, found: Found) -> None:
+        if self._is_here(attached):
+            self.session.handle(Measured(attached.id, found.what, found.bytes, found.seconds))
+
+    def _arrives(self, attached: Attached, number: int, count: int) -> None:
+        """See how fast a contribution comes, from its first bytes to its last. How many it has, the layout says."""
+        contribution = self.session.state.round.contributions.get(number)
+        connection = attached.connection
+        if contribution is None or contribution.peer != attached.id or connection.since is None:
+            return
+        known, since, before = attached.arriving
+        if known != number:
+            since, before = connection.since, 0
+        attached.arriving = number, since, before + count
+        if before < contribution.bytes <= before + count and contribution.bytes >= PROBE_BYTES:
+            self._measured(attached, Found("up", contribution.bytes, connection.time() - since))
+
         if self._contribution_bytes[0] != round:
             self._contribution_bytes = round, contribution_bytes(session.layout, session.state.rule, round)
         return self._contribution_bytes[1]

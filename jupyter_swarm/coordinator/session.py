@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..decisions.effects import Disconnect, Effect, Note, Place, Tell, TellPeers, WriteRecord
+from ..decisions.effects import Disconnect, Effect, Note, Place, SetCodecs, Tell, TellPeers, WriteRecord
 from ..decisions.events import AnyEvent, MemberJoined, Tick
 from ..decisions.explain import explain, of_pause
 from ..decisions.reducer import handle
@@ -106,7 +106,7 @@ class SessionRuntime:
         spec = self.spec
         return new_state(
             spec.session, spec.rule, spec.settings, spec.samples, spec.held_out, len(self.layout.trained_shards),
-            self.generation, record, spec.changes,
+            self.generation, record, spec.changes, self.layout.parameters,
         )  # fmt: skip
 
     async def stop(self) -> None:
@@ -261,6 +261,8 @@ class SessionRuntime:
                 self.delivery.write(effect.record)
             case Disconnect():
                 self.reception.disconnect(effect.member, effect.reason)
+            case SetCodecs():
+                self.spawn(self.steering.set_codecs(effect))
             case Note():
                 self.note(effect.level, effect.text, effect.member)
 

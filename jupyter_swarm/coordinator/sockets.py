@@ -179,7 +179,9 @@ class FrameSocket(WebSocketHandler, ABC):
 
     async def _take_message(self, payload: memoryview) -> None:
         message = read_from_member(bytes(payload))
-        if not isinstance(message, Heartbeat):
+        if isinstance(message, Heartbeat):
+            self.connection.answered(message)
+        else:
             handled = self.received(message)
             if handled is not None:
                 await handled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..decisions import links
 from ..decisions.explain import explain, explain_peer
 from ..decisions.state import Peer, State
 from ..protocol.messages import Progress
@@ -14,11 +15,13 @@ from .members import Members
 class PeerStatus(msgspec.Struct, frozen=True):
     """One connected peer. `speed`: samples per second; `share`: of all samples accepted since the server started.
 
-    As the peer tells: `computing`, the share of the last seconds in which it computed, and its `memory` in bytes. In a
-    round of steps: `steps` that it got work for in this round, and `staleness`, by how many rounds what it has in hands
-    is behind. `waiting`: seconds since its last contribution in which it had nothing to compute, mostly because of
-    `waited_for`. `own_samples`: of data that stays with it. `paused_by`: itself, the server, the instructor, or nobody
-    (''); `slowed`: to this share of its work by the instructor (0: it is not); `muted`: `name` is not its own.
+    As the server measures: `up` and `down`, bytes per second of its link, and `round_trip` in seconds (0: not yet). As
+    the peer tells: `computing`, the share of the last seconds in which it computed, its `memory` in bytes, and
+    `free_memory` on the device that it trains on. In a round of steps: `steps` that it got work for in this round,
+    `step_seconds` that it needs for one, and `staleness`, by how many rounds what it has in hands is behind. `waiting`:
+    seconds since its last contribution in which it had nothing to compute, mostly because of `waited_for`.
+    `own_samples`: of data that stays with it. `paused_by`: itself, the server, the instructor, or nobody ('');
+    `slowed`: to this share of its work by the instructor (0: it is not); `muted`: `name` is not its own.
     """
 
     id: str
@@ -42,6 +45,11 @@ class PeerStatus(msgspec.Struct, frozen=True):
     paused_by: str = ""
     slowed: float = 0.0
     muted: bool = False
+    up: float = 0.0
+    down: float = 0.0
+    round_trip: float = 0.0
+    step_seconds: float = 0.0
+    free_memory: int = 0
 
 
 class NextStrategy(msgspec.Struct, frozen=True):
@@ -53,7 +61,8 @@ class NextStrategy(msgspec.Struct, frozen=True):
 
 class SessionStatus(msgspec.Struct, frozen=True):
     """The session. `metrics` are the latest: mean training loss of a round, held-out means. `strategy` is that of the
-    round under way; `sample` the last text that was shown."""
+    round under way, `codecs` what its gradient travels in and `codecs_because` why, if the session has chosen them;
+    `sample` the last text that was shown."""
 
     session: str
     name: str
@@ -69,6 +78,8 @@ class SessionStatus(msgspec.Struct, frozen=True):
     strategy: str = ""
     next_strategy: NextStrategy | None = None
     sample: Sample | None = None
+    codecs: str = ""
+    codecs_because: str = ""
 
 
 def status_of(
@@ -104,6 +115,11 @@ def status_of(
                 paused_by=peer.paused_by,
                 slowed=peer.standing.slowed,
                 muted=peer.standing.muted,
+                up=peer.link.up.rate,
+                down=peer.link.down.rate,
+                round_trip=peer.link.round_trip,
+                step_seconds=state.rule.inner_batch / peer.speed if state.in_steps and peer.speed else 0.0,
+                free_memory=attached.progress.free_memory if attached else 0,
             )
         )
     return SessionStatus(
@@ -124,6 +140,8 @@ def status_of(
             None,
         ),
         sample=sample,
+        codecs=links.codecs_text(state.rule),
+        codecs_because=links.words(state),
     )
 
 

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..decisions.effects import SetCodecs
 from ..decisions.events import Change, ChangeStrategy, Finish, Pause, Resume, SteerPeer
+from ..decisions.links import with_choice
 from ..protocol.checks import changed_settings, check_rule, check_seed, check_spec
-from ..protocol.errors import SettingError
+from ..protocol.errors import SettingError, VersionMismatch
 from ..protocol.rules import RoundRule, SessionSettings, StrategyChange
 from ..protocol.standing import SteerAction
 from ..shards.carried import check_streams
 from ..store.rows import Member
+from .members import check_codecs
 from .refusals import SessionEnded
 
 if TYPE_CHECKING:
@@ -105,13 +108,37 @@ class Steering:
                 kept = tuple(change for change in old if change.round < first)
                 changes = (*kept, StrategyChange(first, rule))
                 await store.run_in_store(store.database.change_spec, spec.session, None, changes)
-            session.numbers.spec = msgspec.structs.replace(session.numbers.spec, changes=changes)
-            session.handle(ChangeStrategy(changes, by))
+            self._hold(changes, by)
         dropped = old[len(kept) :]
         if dropped:
             gone = ", ".join(f"{change.rule.strategy} from round {change.round} on" for change in dropped)
             session.note("info", f"That replaces what was to come: {gone}.")
         return StrategyChanged(first, changes, dropped)
+
+    async def set_codecs(self, wanted: SetCodecs) -> None:
+        """Let the session's own choice of codecs hold from the next round on, unless a person has changed the strategy
+        meanwhile. Raises `StoreError`."""
+        session, store = self.session, self.session.store
+        async with self._changing:
+            spec, first = session.spec_now(), 0
+            while first <= session.state.round.number:
+                first = session.state.round.number + 1
+                changes = with_choice(spec.rule, spec.changes, first, wanted)
+                if changes is None or session.state.phase in ("finishing", "finished"):
+                    return
+                await store.run_in_store(store.database.change_spec, spec.session, None, changes)
+            self._hold(changes, by="")
+
+    def _hold(self, changes: tuple[StrategyChange, ...], by: str) -> None:
+        """The changes are stored: members that cannot follow them are sent away, the others are told."""
+        session = self.session
+        spec = session.numbers.spec = msgspec.structs.replace(session.numbers.spec, changes=changes)
+        for attached in list(session.members.connected.values()):
+            try:
+                check_codecs(attached.hello, spec.codecs)
+            except VersionMismatch as error:
+                session.reception.send_away(attached, error)
+        session.handle(ChangeStrategy(changes, by))
 
     def _check_running(self) -> None:
         if self.session.state.phase in ("finishing", "finished"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 
+from ..protocol.layout import Stream
 from ..protocol.messages import ClipBy, Commit, Install, PartialNorm, Prepare, Prepared, PrepareFailed
 from ..protocol.records import Contributor, RoundRecord
-from . import evaluation, leases, rounds, steps
+from . import evaluation, leases, links, rounds, steps
 from .effects import Effect, Note, Tell, TellPeers, WriteRecord
 from .events import Recorded, RecordFailed
 from .state import State
@@ -107,6 +108,7 @@ def _record(state: State, now: float) -> RoundRecord:
             )
         )  # fmt: skip
     digests = sorted((digest for part in current.prepared.values() for digest in part), key=lambda d: d.shard)
+    gradient = state.rule.stream(Stream.GRADIENT)
     return RoundRecord(
         session=state.session,
         generation=state.generation,
@@ -122,6 +124,9 @@ def _record(state: State, now: float) -> RoundRecord:
         unix_time=now,
         strategy=state.rule.strategy,
         inner_learning_rate=state.inner_learning_rate,
+        up=gradient.up.name.lower(),
+        down=gradient.down.name.lower(),
+        codecs_because=links.reason_of(state, current.number),
     )
 
 
@@ -147,6 +152,7 @@ def recorded(state: State, event: Recorded, now: float) -> list[Effect]:
     install = Install(state.generation, current.number, current.attempt)
     effects: list[Effect] = [Tell(holder, install) for holder in state.holding()]
     effects.append(TellPeers(_commit(state, record), in_order=True))
+    effects += links.after_commit(state, record)
     return effects + evaluation.begin_if_due(state, now) + rounds.open_round(state, now)
 
 

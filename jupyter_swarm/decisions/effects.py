@@ -8,6 +8,7 @@ import msgspec
 
 from ..protocol.messages import Message
 from ..protocol.records import RoundRecord
+from ..protocol.rules import Codec
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -52,4 +53,13 @@ class Note(msgspec.Struct, frozen=True):
     member: str = ""
 
 
-Effect = Tell | TellPeers | Place | WriteRecord | Disconnect | Note
+class SetCodecs(msgspec.Struct, frozen=True):
+    """From one of the next rounds on, send the gradient up and down so; the reason is for people. Answer with a
+    `ChangeStrategy` by nobody."""
+
+    up: Codec
+    down: Codec
+    reason: str
+
+
+Effect = Tell | TellPeers | Place | WriteRecord | Disconnect | Note | SetCodecs

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..protocol.messages import FromMember
-from ..protocol.rules import SessionSettings, StrategyChange
+from ..protocol.rules import Codec, SessionSettings, StrategyChange
 from ..protocol.standing import Standing, SteerAction
 
 
@@ -16,7 +16,7 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 
 
 class MemberJoined(Event, frozen=True):
-    """A peer or holder has said hello on a new connection. `name` is what others may see."""
+    """A peer or holder has said hello on a new connection. `name` is what others may see, `codecs` what it knows."""
 
     member: str
     role: Literal["peer", "holder"]
@@ -24,6 +24,7 @@ class MemberJoined(Event, frozen=True):
     device: str = "cpu"
     own_samples: int = 0
     standing: Standing = Standing()
+    codecs: tuple[int, ...] = tuple(Codec)
 
 
 class MemberLost(Event, frozen=True):
@@ -38,6 +39,16 @@ class Said(Event, frozen=True):
 
     member: str
     message: FromMember
+
+
+class Measured(Event, frozen=True):
+    """What the server has seen of a peer's link: so many bytes came up or went down in so many seconds of its clock, or
+    the round trip took so long."""
+
+    member: str
+    what: Literal["up", "down", "round trip"]
+    bytes: int
+    seconds: float
 
 
 class Placed(Event, frozen=True):
@@ -100,7 +111,7 @@ class Change(Event, frozen=True):
 
 
 class ChangeStrategy(Event, frozen=True):
-    """The rules of the rounds to come; those of rounds that are open or done stay."""
+    """The rules of the rounds to come; those of rounds that are open or done stay. by: '' for the session itself."""
 
     changes: tuple[StrategyChange, ...]
     by: str
@@ -111,6 +122,6 @@ class Tick(Event, frozen=True):
 
 
 AnyEvent = (
-    MemberJoined | MemberLost | Said | Placed | Recorded | RecordFailed | Pause | Resume | SteerPeer | Finish | Change
-    | ChangeStrategy | Tick
+    MemberJoined | MemberLost | Said | Measured | Placed | Recorded | RecordFailed | Pause | Resume | SteerPeer | Finish
+    | Change | ChangeStrategy | Tick
 )  # fmt: skip

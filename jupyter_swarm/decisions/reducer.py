@@ -8,13 +8,14 @@ same times give the same state and effects.
 from __future__ import annotations
 
 from ..protocol import messages as m
-from . import commits, contributions, evaluation, roster, rounds, steering, steps, work
+from . import commits, contributions, evaluation, links, roster, rounds, steering, steps, work
 from .effects import Effect, Note
 from .events import (
     AnyEvent,
     Change,
     ChangeStrategy,
     Finish,
+    Measured,
     MemberJoined,
     MemberLost,
     Pause,
@@ -51,6 +52,9 @@ def _apply(state: State, event: AnyEvent, now: float) -> list[Effect]:
             return roster.joined(state, event, now)
         case MemberLost():
             return roster.lost(state, event, now)
+        case Measured():
+            links.measured(state, event)
+            return []
         case Placed():
             return rounds.placed(state, event.number, now)
         case Recorded():

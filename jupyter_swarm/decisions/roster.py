@@ -13,14 +13,18 @@ from .state import Holder, Peer, State
 def joined(state: State, event: MemberJoined, now: float) -> list[Effect]:
     """A member is on a new connection; whatever was known of an older one of it is void."""
     effects: list[Effect] = []
+    # A peer that fetches a snapshot does so through the link that it had before.
+    link = state.peers[event.member].link if event.member in state.peers else None
     if event.member in state.peers or event.member in state.holders:
         effects += lost(state, MemberLost(event.member, "it connected again"), now)
     if event.role == "holder":
         return effects + _holder_joined(state, event, now)
     name = event.name or event.member
     state.peers[event.member] = Peer(
-        event.member, name, event.device, own_samples=event.own_samples, standing=event.standing
+        event.member, name, event.device, own_samples=event.own_samples, standing=event.standing, codecs=event.codecs
     )
+    if link is not None:
+        state.peers[event.member].link = link
     effects.append(Note("info", f"{event.name or event.member} joined ({event.device}).", event.member))
     if state.phase == "finished":
         effects.append(Tell(event.member, Status(state.generation, "finished", state.ending)))

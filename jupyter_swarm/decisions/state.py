@@ -109,24 +109,23 @@ class Link(msgspec.Struct):
 
 class SharedLink(msgspec.Struct):
     """One direction of the server's link, which all peers share. rate: bytes per second that it has carried for them
-    together, at least; 0.0 while too few moved something in one round to tell."""
+    together, at least; 0.0 while too few moved something in one round to tell. rates, count: of the transfers of the
+    round under way, their sum and their number."""
 
-    bytes: int = 0
-    longest: float = 0.0
+    rates: float = 0.0
     count: int = 0
     rate: float = 0.0
 
     def add(self, count: int, seconds: float) -> None:
         """A transfer of the round under way."""
-        self.bytes += count
-        self.longest = max(self.longest, seconds, 1e-6)
+        self.rates += count / max(seconds, 1e-6)
         self.count += 1
 
     def close(self, peers: int) -> None:
-        """The round is over, in which so many peers took part."""
+        """The round is over, in which so many peers took part, most of them at the same time."""
         if self.count > 1 and 2 * self.count >= peers:
-            self.rate = max(self.bytes / self.longest, SHARED_MEMORY * self.rate)
-        self.bytes, self.longest, self.count = 0, 0.0, 0
+            self.rate = max(peers * self.rates / self.count, SHARED_MEMORY * self.rate)
+        self.rates, self.count = 0.0, 0
 
 
 class Choosing(msgspec.Struct):

@@ -21,6 +21,8 @@ from .sending import Outbox, Upload
 from .timing import Backoff, Pulse, Timing
 from .wire import CLOSE, PING, PONG, TEXT, Parts, Reader, Violation, Writer
 
+MOST_WANTED = 1 << 20
+"""So many characters are sent at most to a server that measures the link."""
 T = TypeVar("T")
 State = Literal["connecting", "connected", "lost", "refused", "closed"]
 
@@ -243,7 +245,11 @@ class Link:
             if isinstance(message, Refused):
                 words = (message.what, message.why, message.todo)
                 raise Unreachable(*words) if message.retry else SessionError(*words)
-            if not isinstance(message, Heartbeat):
+            if isinstance(message, Heartbeat):
+                if message.ask:
+                    # At once, whatever the peer does: the server measures the link by it.
+                    outbox.send(Heartbeat(answer=message.ask, filler="." * min(message.wanted, MOST_WANTED)))
+            else:
                 self._backoff.reset()
                 self._call(self._on_message, message)
 

@@ -114,7 +114,7 @@ class Outbox:
             upload, frame = None, None
             while not self._closed:
                 if pulse.due(clock()):
-                    self.send(Heartbeat(sent=time.time()))
+                    self.send(Heartbeat())
                 self._send_control(writer)
                 if self._finishing and not self._control:
                     return

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import msgspec
+
+Measured = Literal["up", "down", "round trip"]
+_TRIPS = 5
+_NUMBER_BITS = 53
+"""What JSON carries exactly."""
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -49,6 +56,64 @@ class Pulse:
     def rest(self, now: float) -> float:
         """Seconds until the next heartbeat is due."""
         return max(0.0, self._next - now)
+
+
+class Found(NamedTuple):
+    """What was measured: so many bytes took so many seconds (a round trip: no bytes)."""
+
+    what: Measured
+    bytes: int
+    seconds: float
+
+
+class _Question(NamedTuple):
+    number: int
+    bytes: int
+    since: float
+
+
+class Questions:
+    """What one end asks the other to answer at once, to measure the link between them, by its own clock alone.
+
+    An answer repeats a number that was drawn: nobody can give it before the question, and all that was sent ahead of
+    it, has arrived. So a link can be made to look slower than it is, but not faster. Of each kind one is under way.
+    """
+
+    def __init__(self, draw: Callable[[], int] = lambda: secrets.randbits(_NUMBER_BITS)) -> None:
+        self._draw = draw
+        self._asked: dict[Measured, _Question] = {}
+        self._trips: list[float] = []
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest of the last few: the others waited behind something. Seconds; 0.0: none is measured."""
+        return min(self._trips, default=0.0)
+
+    def ask(self, what: Measured, count: int, since: float) -> int:
+        """The number of a question whose answer says that `count` bytes which began to move at `since` are there; 0
+        where one of that kind has no answer yet."""
+        # A round trip that is lost must not end the measuring of later ones.
+        if what in self._asked and what != "round trip":
+            return 0
+        number = self._draw() or 1
+        self._asked[what] = _Question(number, count, since)
+        return number
+
+    def answered(self, number: int, count: int, now: float) -> Found | None:
+        """What the answer to question `number` tells, which brought `count` bytes; None if nothing was asked so, or
+        less was brought than was asked for."""
+        what = next((what for what, question in self._asked.items() if question.number == number), None)
+        if what is None:
+            return None
+        question = self._asked.pop(what)
+        elapsed = max(now - question.since, 1e-6)
+        if what == "round trip":
+            self._trips = [*self._trips, elapsed][-_TRIPS:]
+            return Found(what, 0, self.round_trip)
+        if what == "up" and count < question.bytes:
+            return None
+        # At most half of it: whoever answers other questions late shall not seem faster for that.
+        return Found(what, question.bytes, max(elapsed - self.round_trip, elapsed / 2))
 
 
 class Backoff:

@@ -109,7 +109,7 @@ def be_refused(opened: Opened) -> None:
 
     Raises `VersionMismatch` if it is something else that the server refuses.
     """
-    hello = Hello(PROTOCOL_VERSION, __version__, "peer", "doctor", agreed=_NO_RECIPE)
+    hello = Hello(PROTOCOL_VERSION, __version__, "peer", "doctor", agreed=_NO_RECIPE, codecs=tuple(Codec))
     Writer(opened.socket).write(TEXT, encode(hello).encode())
     reader = Reader(opened.stream)
     while True:

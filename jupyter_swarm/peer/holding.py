@@ -20,6 +20,7 @@ from ..protocol import failpoints
 from ..protocol import messages as m
 from ..protocol.errors import LinkError, SwarmError
 from ..protocol.frames import Kind, read_header
+from ..protocol.rules import Codec
 from ..shards.holder import Holder
 
 _SEND_SECONDS = 600.0
@@ -71,7 +72,7 @@ class HolderMember:
     # --- the link's thread
 
     def _hello(self) -> m.Hello:
-        return m.Hello(m.PROTOCOL_VERSION, __version__, "holder", self._name, token=self._token)
+        return m.Hello(m.PROTOCOL_VERSION, __version__, "holder", self._name, token=self._token, codecs=tuple(Codec))
 
     def _take_frame(self, frame: memoryview) -> None:
         self._work.put(frame)

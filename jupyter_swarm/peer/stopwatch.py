@@ -31,9 +31,13 @@ class Done(NamedTuple):
 
 
 class Stopwatch:
-    """Adds up what this peer does. `computing` goes around computations, `count` takes what they made."""
+    """Adds up what this peer does. `computing` goes around computations, `count` takes what they made. free_memory: how
+    many bytes are free where it computes."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, free_memory: Callable[[], int] = lambda: 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._free_memory = free_memory
         self._clock = clock
         self._start = clock()
         self._samples = 0
@@ -70,4 +74,4 @@ class Stopwatch:
             return None
         self._reported = done
         memory = psutil.Process().memory_info().rss
-        return Progress(since.samples / since.seconds, since.computing, since.waiting, memory)
+        return Progress(since.samples / since.seconds, since.computing, since.waiting, memory, self._free_memory())

@@ -14,7 +14,7 @@ import msgspec
 from .errors import ProtocolError
 from .layout import Layout
 from .records import ShardDigest
-from .rules import OptimizerRule, SessionSettings, SessionSpec, StrategyChange
+from .rules import FIRST_CODECS, OptimizerRule, SessionSettings, SessionSpec, StrategyChange
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 8 << 20
@@ -29,9 +29,17 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
 
 
 class Heartbeat(Message, frozen=True):
-    """Sent every 20 s in both directions, so that proxies keep an idle connection and silence means loss."""
+    """Sent every 20 s in both directions, so that proxies keep an idle connection and silence means loss.
 
-    sent: float = 0.0
+    One with `ask` is to be answered at once by one with the same number as `answer` and a `filler` of `wanted`
+    characters: whoever asks measures by its own clock how long that takes, and how much came meanwhile. The numbers are
+    drawn, so that nobody answers before the question has arrived. What `filler` says means nothing.
+    """
+
+    ask: int = 0
+    answer: int = 0
+    wanted: int = 0
+    filler: str = ""
 
 
 # --- a peer or a holder to the coordinator
@@ -40,7 +48,8 @@ class Heartbeat(Message, frozen=True):
 class Hello(Message, frozen=True):
     """The first message on a connection. `version` is the version of the view that the sender still has (-1: none);
     `token` makes it the member it was before; `agreed` is the SHA-256 of the recipe it agreed to run. `own_samples`:
-    how many samples of its own it trains on, which stay with it (0: it takes the session's)."""
+    how many samples of its own it trains on, which stay with it (0: it takes the session's). `codecs`: those that the
+    sender's package knows. `free_memory`: bytes, of the device that it trains on."""
 
     protocol: int
     software: str
@@ -53,6 +62,8 @@ class Hello(Message, frozen=True):
     version: int = -1
     device: str = "cpu"
     own_samples: int = 0
+    codecs: tuple[int, ...] = FIRST_CODECS
+    free_memory: int = 0
 
 
 class WantSnapshot(Message, frozen=True):
@@ -119,12 +130,14 @@ class ViewDigest(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """Telemetry, decides nothing: samples per second, seconds spent computing and waiting since the last one."""
+    """Telemetry, decides nothing: samples per second, seconds spent computing and waiting since the last one; bytes of
+    `memory` that the process has, and that are free on the device that it trains on."""
 
     samples_per_second: float
     computing: float
     waiting: float
     memory: int = 0
+    free_memory: int = 0
 
 
 class Control(Message, frozen=True):

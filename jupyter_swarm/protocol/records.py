@@ -76,7 +76,8 @@ class ShardDigest(msgspec.Struct, frozen=True):
 
 class RoundRecord(msgspec.Struct, frozen=True):
     """One committed round: the step from version `round - 1` to version `round`. `strategy`: the name of its rule's
-    strategy; `inner_learning_rate`: of its inner steps, if it is a round of steps."""
+    strategy; `inner_learning_rate`: of its inner steps, if it is a round of steps; `up`, `down`: the gradient's codecs,
+    and `codecs_because` why the session has chosen them, if it was it."""
 
     session: str
     generation: int
@@ -93,6 +94,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     format: int = RECORD_VERSION
     strategy: str = ""
     inner_learning_rate: float = 0.0
+    up: str = ""
+    down: str = ""
+    codecs_because: str = ""
 
     @property
     def mean_loss(self) -> float:

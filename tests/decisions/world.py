@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from jupyter_swarm.decisions import events as e
-from jupyter_swarm.decisions.effects import Disconnect, Effect, Note, Place, Tell, TellPeers, WriteRecord
+from jupyter_swarm.decisions.effects import Disconnect, Effect, Note, Place, SetCodecs, Tell, TellPeers, WriteRecord
 from jupyter_swarm.decisions.explain import explain
+from jupyter_swarm.decisions.links import with_choice
 from jupyter_swarm.decisions.reducer import handle
 from jupyter_swarm.decisions.state import Piece, State, new_state
 from jupyter_swarm.protocol import messages as m
@@ -43,12 +44,14 @@ class World:
         clip_norm: float = 0.0,
         rule: RoundRule | None = None,
         changes: tuple[StrategyChange, ...] = (),
+        elements: int = 0,
         **settings: float,
     ) -> None:
         self.now = 1000.0
         self.random = random.Random(seed)
         self.latency = (0.01, 0.2)
         self.samples, self.held_out, self.shards = samples, held_out, shards
+        self.elements = elements
         self.hard: set[int] = set()
         self.rule = rule or RoundRule("EveryStep", SGD(lr=0.1), target_batch=target, clip_norm=clip_norm)
         self.changes = changes
@@ -80,7 +83,7 @@ class World:
         last = self.records[-1] if self.records else None
         self.state = new_state(
             "cs101", self.rule, self.settings, self.samples, self.held_out, self.shards, self.generation, last,
-            self.changes,
+            self.changes, self.elements,
         )  # fmt: skip
         self.generations.append((msgspec.json.encode(self.state), [], []))
         for member in [*self.peers.values(), *self.holders.values()]:
@@ -121,11 +124,18 @@ class World:
                 self.server_later(lambda: self.handle(e.Placed(effect.number)), self.delay(5.0))
             case WriteRecord():
                 self.server_later(lambda: self._write(effect.record), self.delay(2.0))
+            case SetCodecs():
+                self.server_later(lambda: self._choose(effect), self.delay(2.0))
             case Disconnect():
                 self.members[effect.member].disconnect()
                 self.handle(e.MemberLost(effect.member, effect.reason))
             case Note():
                 self.notes.append(effect)
+
+    def _choose(self, wanted: SetCodecs) -> None:
+        changes = with_choice(self.state.first_rule, self.state.changes, self.state.round.number + 1, wanted)
+        if changes is not None:
+            self.handle(e.ChangeStrategy(changes, ""))
 
     def _tell_peers(self, message: m.Message) -> None:
         if isinstance(message, m.Evaluated):

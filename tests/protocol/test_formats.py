@@ -57,10 +57,11 @@ RECORD = RoundRecord(
 
 ADDED_TO_A_STREAM = b',"feedback":0.0}'
 ADDED_TO_THE_RULE = (
-    b',"inner_optimizer":null,"inner_batch":0,"inner_clip_norm":0.0,"predictions":1,"begins":1,"clip_to_median":false}'
+    b',"inner_optimizer":null,"inner_batch":0,"inner_clip_norm":0.0,"predictions":1,"begins":1,"clip_to_median":false,'
+    b'"auto":false,"overlap":false,"mixing":0.5}'
 )
 ADDED_TO_A_CONTRIBUTOR = b',"own":0,"steps":0,"seconds":0.0,"waiting":0.0,"waited_for":"","bytes":0}'
-ADDED_TO_THE_RECORD = b',"strategy":"","inner_learning_rate":0.0}'
+ADDED_TO_THE_RECORD = b',"strategy":"","inner_learning_rate":0.0,"up":"","down":"","codecs_because":""}'
 
 
 def test_the_round_rule_only_grows():
