@@ -12,7 +12,7 @@ from jupyter_swarm.optim import AdamW, Sophia
 from jupyter_swarm.peer.memory import memory_of, peer_bytes
 from jupyter_swarm.protocol.rules import Codec
 from jupyter_swarm.shards.layout import layout_of
-from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates
+from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates, StreamingLocalUpdates
 
 
 def test_memory_of_the_machine() -> None:
@@ -51,3 +51,5 @@ def test_vectors_of_a_peer() -> None:
     assert peer_bytes(layout, LocalUpdates(5, 8, staleness=0).rule(adam)) == (2 * vector, 2 * vector)
     sparse = SparseLocalUpdates(5, 8, down=Codec.FP32).rule(adam)
     assert peer_bytes(layout, sparse) == (2 * vector, 4 * vector)
+    streaming = StreamingLocalUpdates(8, 8, down=Codec.FP32).rule(adam)
+    assert peer_bytes(layout, streaming) == (2 * vector, 3 * vector)

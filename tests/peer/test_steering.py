@@ -13,7 +13,7 @@ from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.peer.steering import id_of, rule_for, settings_of
 from jupyter_swarm.protocol.errors import RecipeError, SessionError, SettingError
 from jupyter_swarm.protocol.rules import AdamW, Codec, SessionSettings, SessionSpec, StrategyChange
-from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates, WarmStart
+from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates, StreamingLocalUpdates, WarmStart
 
 from .classroom import PLAIN
 from .conftest import Server
@@ -63,6 +63,8 @@ def test_a_strategy_that_is_new_to_the_session_has_the_recipes_optimizer() -> No
     assert (local.inner_steps, local.inner_batch, local.inner_optimizer, local.predictions) == (5, 2, OPTIMIZER, 7)
     sparse = rule_for("sparse", {"inner_steps": 5, "target_batch": 2}, SPEC, OPTIMIZER, 7)
     assert sparse == SparseLocalUpdates(5, 2).rule(OPTIMIZER, 7)
+    streaming = rule_for("streaming", {"inner_steps": 8, "target_batch": 2}, SPEC, OPTIMIZER, 7)
+    assert streaming == StreamingLocalUpdates(8, 2).rule(OPTIMIZER, 7)
     assert rule_for(LocalUpdates(3, 6), {}, SPEC, OPTIMIZER, 1) == LocalUpdates(3, 6).rule(OPTIMIZER)
 
 
