@@ -98,9 +98,8 @@ def _named(
     for rule in reversed(rules):
         if rule.strategy == STRATEGIES[name]:
             field = "target_batch" if name == "every_step" else "inner_batch"
-            return msgspec.structs.replace(
-                rule, inner_steps=steps or rule.inner_steps, **{field: batch or getattr(rule, field)}
-            )
+            each = max(steps // rule.fragments, 1) if steps else rule.inner_steps
+            return msgspec.structs.replace(rule, inner_steps=each, **{field: batch or getattr(rule, field)})
     if name == "every_step":
         return EveryStep(target_batch=batch or rules[-1].inner_batch).rule(optimizer, predictions)
     batch = batch or min(rules[-1].target_batch, spec.samples)

@@ -65,6 +65,8 @@ def test_a_strategy_that_is_new_to_the_session_has_the_recipes_optimizer() -> No
     assert sparse == SparseLocalUpdates(5, 2).rule(OPTIMIZER, 7)
     streaming = rule_for("streaming", {"inner_steps": 8, "target_batch": 2}, SPEC, OPTIMIZER, 7)
     assert streaming == StreamingLocalUpdates(8, 2).rule(OPTIMIZER, 7)
+    known = msgspec.structs.replace(SPEC, changes=(StrategyChange(5, streaming),))
+    assert rule_for("streaming", {"inner_steps": 12}, known, OPTIMIZER, 7).inner_steps == 3
     assert rule_for(LocalUpdates(3, 6), {}, SPEC, OPTIMIZER, 1) == LocalUpdates(3, 6).rule(OPTIMIZER)
 
 
