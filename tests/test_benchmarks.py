@@ -18,6 +18,7 @@ from tests.benchmarks import (
     convergence,
     crowd,
     large,
+    networks,
     observed,
     reporting,
     rounds,
@@ -40,6 +41,18 @@ def test_only_rounds_of_all_peers_count() -> None:
     ends = [(1.0, 4), (2.0, 4), (3.0, 4), (5.0, 3), (9.0, 4)]
     records = [{"unix_time": end, "contributors": [None] * count} for end, count in ends]
     assert rounds._whole_rounds(records) == [1.0, 4.0]
+
+
+def test_a_transfer_lasts_from_its_first_byte_to_its_last_with_the_pauses_in_it() -> None:
+    rate, rows, sent = 1e6, [], 0
+    for number in range(600):  # every 10 ms; a transfer of 1 MB begins at 0, 2 and 4 s and pauses half-way
+        place = number % 200
+        sent += 10_000 if place < 50 or 60 <= place < 110 else 100  # what is acknowledged is no transfer
+        rows.append((number / 100, sent, number // 10))
+    found = networks.used(rows, rate, size=1e6)
+    assert found["down"]["seconds"] == pytest.approx([1.1], abs=0.03), "those to warm up are left out"
+    assert found["down"]["share"] == pytest.approx(1 / 1.1, rel=0.03)
+    assert found["up"] == {"bytes": None, "seconds": [], "share": None}
 
 
 def test_percentiles_are_in_milliseconds() -> None:

@@ -1,10 +1,12 @@
-"""Averaging rounds of hivemind, for comparison: `python hivemind_averaging.py PEERS ELEMENTS ROUNDS OUT`.
+"""Averaging rounds of hivemind, for comparison: `python hivemind_averaging.py PEERS ELEMENTS ROUNDS OUT [PLACE ...]`.
 
+PLACE, one for each peer, is NAMESPACE=ADDRESS: the file of the network namespace that it is in, and its address there.
 Runs in an environment of its own (`rounds` makes it), so it imports nothing of this repository. One process for each
 peer; a round's time is from the moment all have found their group to the result, and matchmaking comes on top. The
 values are checked, since a step can succeed with nothing averaged.
 """
 
+import ctypes
 import json
 import multiprocessing as mp
 import resource
@@ -13,7 +15,19 @@ import sys
 import time
 
 
-def peer(place, peers, elements, rounds, addresses, barrier, results):
+def enter(namespace):
+    """This process, and those that it starts, are in that network namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(namespace) as file:
+        if libc.setns(file.fileno(), 0x40000000):
+            raise OSError(ctypes.get_errno(), "the network namespace cannot be entered")
+
+
+def peer(place, peers, elements, rounds, addresses, barrier, results, where):
+    namespace, _, address = where.partition("=")
+    if namespace:
+        enter(namespace)
+
     import torch
     from hivemind import DHT
     from hivemind.averaging import DecentralizedAverager
@@ -22,11 +36,11 @@ def peer(place, peers, elements, rounds, addresses, barrier, results):
     torch.set_num_threads(1)
     mp.set_start_method("fork", force=True)  # hivemind's own processes; a spawned process would pass on "spawn"
     if place == 0:
-        dht = DHT(start=True, host_maddrs=["/ip4/127.0.0.1/tcp/0"])
+        dht = DHT(start=True, host_maddrs=[f"/ip4/{address}/tcp/0"])
         for _ in range(peers - 1):
             addresses.put([str(address) for address in dht.get_visible_maddrs()])
     else:
-        dht = DHT(start=True, initial_peers=addresses.get(), host_maddrs=["/ip4/127.0.0.1/tcp/0"])
+        dht = DHT(start=True, initial_peers=addresses.get(), host_maddrs=[f"/ip4/{address}/tcp/0"])
     averager = DecentralizedAverager(
         [torch.full((elements,), float(place))], dht, prefix="benchmark", target_group_size=peers,
         min_matchmaking_time=2.0, request_timeout=1.0, start=True,
@@ -60,11 +74,12 @@ def peer(place, peers, elements, rounds, addresses, barrier, results):
 
 def main():
     peers, elements, rounds = map(int, sys.argv[1:4])
+    places = sys.argv[5:] or ["=127.0.0.1"] * peers
     context = mp.get_context("spawn")
     addresses, results, barrier = context.Queue(), context.Queue(), context.Barrier(peers)
     processes = [
-        context.Process(target=peer, args=(place, peers, elements, rounds, addresses, barrier, results))
-        for place in range(peers)
+        context.Process(target=peer, args=(place, peers, elements, rounds, addresses, barrier, results, where))
+        for place, where in enumerate(places)
     ]
     for process in processes:
         process.start()

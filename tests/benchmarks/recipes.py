@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 VECTOR = """
+import time
+
 import torch
 from torch import nn
 
@@ -35,6 +37,7 @@ def data():
 
 
 def loss(model, batch):
+    time.sleep({seconds} * len(batch[0]))
     return Known.apply(model.values)
 
 
@@ -43,7 +46,8 @@ recipe = Recipe(
     strategy=EveryStep(target_batch={target}), evaluate_every=0,
 )
 """
-"""One parameter vector and a gradient that costs nothing: what is left is the round itself."""
+"""One parameter vector and a gradient that costs nothing but `seconds` of sleep for each sample: what is left is the
+round itself."""
 
 NETWORK = """
 import torch

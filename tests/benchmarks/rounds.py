@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,24 @@ import psutil
 from jupyter_swarm import Recipe, host
 
 from . import recipes
-from .harness import Failed, Process, Server, free_port, peer, server, torch_pin, wait_until, workplace
+from .harness import (
+    Failed,
+    Machines,
+    Process,
+    Server,
+    ThisMachine,
+    free_port,
+    peer,
+    server,
+    torch_pin,
+    wait_until,
+    workplace,
+)
 from .reporting import Figures, main, table
 from .transports import messages
 
 PEERS = 4
+NAMES = tuple(f"peer-{place + 1}" for place in range(PEERS))
 SAMPLES = 2
 """The smallest lease: each peer gets one a round."""
 WARM_UP = 2
@@ -42,11 +56,13 @@ _PATIENCE = 600.0
 _TRIES = 4
 
 
-def swarm(elements: int, rounds: int) -> Figures:
-    """Our rounds, through a real Jupyter server with real peers."""
+def swarm(elements: int, rounds: int, machines: Machines = ThisMachine(), step: float = 0.0) -> Figures:
+    """Our rounds, through a real Jupyter server with real peers. step: seconds that each peer's step takes."""
     with workplace() as (folder, stack):
-        here = server(folder, stack)
-        recipe = Recipe.from_source(recipes.VECTOR.format(parameters=elements, target=SAMPLES * PEERS))
+        here = server(folder, stack, address=machines.address("server"))
+        recipe = Recipe.from_source(
+            recipes.VECTOR.format(parameters=elements, target=SAMPLES * PEERS, seconds=step / SAMPLES)
+        )
         session = host(
             recipe, rounds=0, train=False, server=here.owner_url, minimum_peers=PEERS, evaluate_every=0,
             snapshot_rounds=10**6,
@@ -55,8 +71,8 @@ def swarm(elements: int, rounds: int) -> Figures:
         client, digest = here.client, recipe.sha256
         del session, recipe  # and with them one more copy of the model
         processes: list[Process] = [here]
-        for place in range(PEERS):
-            processes.append(peer(link, digest, f"peer-{place + 1}", folder))
+        for name in NAMES:
+            processes.append(peer(link, digest, name, folder, prefix=machines.command(name)))
             stack.callback(processes[-1].stop)
 
         def reached(version: int) -> bool:
@@ -108,14 +124,15 @@ def _used(here: Server, session: str, processes: list[Process]) -> Figures:
     }
 
 
-def transport(kind: str, elements: int, rounds: int) -> Figures:
+def transport(kind: str, elements: int, rounds: int, machines: Machines = ThisMachine()) -> Figures:
     """Rounds of the processes in `transports`."""
+    names = NAMES if kind == "gloo" else ("server", *NAMES)
+    places = range(len(names))
     with workplace() as (folder, stack):
-        address = f"127.0.0.1:{free_port()}"
-        places = range(PEERS) if kind == "gloo" else range(PEERS + 1)
+        address = f"{machines.address(names[0])}:{free_port()}"
         processes = []
-        for place in places:
-            module = [sys.executable, "-m", "tests.benchmarks.transports"]
+        for place, name in enumerate(names):
+            module = [*machines.command(name), sys.executable, "-m", "tests.benchmarks.transports"]
             numbers = [kind, place, PEERS, elements, WARM_UP + rounds, address, folder / f"{place}.json"]
             processes.append(Process([*module, *map(str, numbers)], folder / f"{place}.log"))
             stack.callback(processes[-1].stop)
@@ -143,12 +160,12 @@ def transport(kind: str, elements: int, rounds: int) -> Figures:
     }
 
 
-def hivemind(python: str, elements: int, rounds: int) -> Figures:
-    """hivemind's averaging, in its own environment."""
+def hivemind(python: str, elements: int, rounds: int, places: Sequence[str] = ()) -> Figures:
+    """hivemind's averaging, in its own environment. places: as the script takes them."""
     with workplace() as (folder, stack):
         out = folder / "out.json"
         script = Path(__file__).with_name("hivemind_averaging.py")
-        command = [python, str(script), str(PEERS), str(elements), str(rounds), str(out)]
+        command = [python, str(script), str(PEERS), str(elements), str(rounds), str(out), *places]
         process = Process(command, folder / "hivemind.log", {"HIVEMIND_LOGLEVEL": "ERROR"})
         stack.callback(_stop_all, process)
         try:

@@ -57,7 +57,9 @@ def measure(chosen: argparse.Namespace) -> Figures:
         here = server(folder, stack)
         latencies(here, 20)
         idle = summary(latencies(here, chosen.requests))
-        recipe = Recipe.from_source(recipes.VECTOR.format(parameters=chosen.elements, target=SAMPLES * chosen.peers))
+        recipe = Recipe.from_source(
+            recipes.VECTOR.format(parameters=chosen.elements, target=SAMPLES * chosen.peers, seconds=0)
+        )
         session = host(
             recipe, rounds=0, train=False, server=here.owner_url, minimum_peers=chosen.peers, evaluate_every=0
         )
