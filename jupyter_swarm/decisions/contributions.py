@@ -236,7 +236,6 @@ def _accept(state: State, contribution: Contribution, now: float) -> list[Effect
     peer.accepted_at = now
     _remember_norm(state, contribution.norms[_GRADIENT] / (1 if state.in_steps else contribution.weight))
     work.wait(state, peer)
-    steps.set_grace(state)
     effects: list[Effect] = [Tell(peer.id, Accepted(state.generation, contribution.key, contribution.number))]
     return effects + grant(state, now) + work.serve(state, peer, now)
 

@@ -97,7 +97,7 @@ def _progress(state: State, now: float) -> str:
     absent = sorted({state.peers[lease.peer].name for lease in steps.missing(state)})
     if not current.closing or not absent:
         return done
-    left = max(current.grace_until - now, 0.0)
+    left = max(steps.grace_until(state) - now, 0.0)
     return f"{done}, waiting for {_names(absent)}: {left:.1f} s of grace left"
 
 

@@ -46,10 +46,10 @@ def syncing(state: State, peer: Peer, now: float) -> list[Effect]:
     peer.synced = False
     peer.version = -1
     peer.contribute_by = 0.0
-    state.count_peers()
+    state.count(peer)
     state.waiting.pop(peer.id, None)
     effects = _take_back(state, peer, f"{peer.name} fetches the parameters again", now)
-    return effects + contributions.grant(state, now) + work.dispatch(state, now)
+    return effects + contributions.grant(state, now) + work.came_back(state, now)
 
 
 def synced(state: State, peer: Peer, message: Synced, now: float) -> list[Effect]:
@@ -60,7 +60,7 @@ def synced(state: State, peer: Peer, message: Synced, now: float) -> list[Effect
     others_wait = not work.enough_peers(state)
     peer.synced = True
     peer.version = max(peer.version, message.version)
-    state.count_peers()
+    state.count(peer)
     work.wait(state, peer)
     return work.dispatch(state, now) if others_wait else work.serve(state, peer, now)
 
@@ -73,7 +73,7 @@ def lost(state: State, event: MemberLost, now: float) -> list[Effect]:
     if peer is None:
         return []
     state.waiting.pop(peer.id, None)
-    state.count_peers()
+    state.count(peer)
     held = [lease for number in peer.leases if (lease := state.book.leases[number]).kind == "train" and not lease.own]
     samples = sum(lease.count for lease in held)
     ranges = ", ".join(f"{lease.start} to {lease.stop - 1}" for lease in held)
@@ -82,7 +82,7 @@ def lost(state: State, event: MemberLost, now: float) -> list[Effect]:
     effects.append(Note("info", f"{peer.name} is gone ({event.reason}){returned}.", peer.id))
     if state.phase == "finishing":
         return effects + rounds.finishing(state, now)
-    return effects + contributions.grant(state, now) + work.dispatch(state, now)
+    return effects + contributions.grant(state, now) + work.came_back(state, now)
 
 
 def _take_back(state: State, peer: Peer, reason: str, now: float) -> list[Effect]:

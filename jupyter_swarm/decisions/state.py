@@ -150,10 +150,11 @@ class Peer(msgspec.Struct):
     stopped: why it is paused by its own wish or the server's, or ''; standing: what the instructor has decided;
     rest_until: it has been slowed, and gets no work before. strikes: how often in a row it was too slow or refused;
     failures: how many leases failed in a row; contribute_by: when its announcement is due (0: it was not asked for
-    one); key: the last one it announced; contributed: the round that it has announced a contribution to. own_samples: of its own data (0: it takes the session's), of which
-    `own_leased` have been leased; of the samples of its steps in the round under way it has made or holds `leased`.
-    done_at, accepted_at: when it finished its last lease, when its last contribution was accepted; since its last
-    announcement it had nothing to compute for `waiting` seconds, mostly because of `waited_for`.
+    one); key: the last one it announced; contributed: the round that it has announced a contribution to. own_samples:
+    of its own data (0: it takes the session's), of which `own_leased` have been leased; of the samples of its steps in
+    the round under way it has made or holds `leased`. done_at, accepted_at: when it finished its last lease, when its
+    last contribution was accepted; since its last announcement it had nothing to compute for `waiting` seconds, mostly
+    because of `waited_for`. counted: as what it is in `State.crowd`.
     """
 
     id: str
@@ -180,6 +181,7 @@ class Peer(msgspec.Struct):
     own_samples: int = 0
     own_leased: int = 0
     leased: int = 0
+    counted: Literal["no", "synced", "active"] = "no"
     done_at: float = 0.0
     accepted_at: float = 0.0
     waiting: float = 0.0
@@ -238,7 +240,7 @@ class Round(msgspec.Struct):
 
     Of a round of steps: `fastest` is the speed of the fastest peer at its opening; `taking` says of each peer that got
     steps whether it has made them, `made` how many have, the first at `made_at`; `closing` is when the others were
-    asked for what they have (0.0: not yet), `grace_until` how long they are waited for.
+    asked for what they have (0.0: not yet).
     """
 
     number: int
@@ -259,7 +261,6 @@ class Round(msgspec.Struct):
     made: int = 0
     made_at: float = 0.0
     closing: float = 0.0
-    grace_until: float = 0.0
 
 
 class Evaluation(msgspec.Struct):
@@ -375,11 +376,18 @@ class State(msgspec.Struct):
         """Peers that can take work."""
         return [peer for peer in self.peers.values() if peer.synced and not peer.paused]
 
-    def count_peers(self) -> None:
-        """Bring `crowd` up to date after a peer came, went, paused or resumed."""
-        active = self.active_peers()
-        weights = [weight(peer.speed) for peer in active if peer.speed > 0]
-        self.crowd = Crowd(sum(peer.synced for peer in self.peers.values()), len(active), len(weights), sum(weights))
+    def count(self, peer: Peer) -> None:
+        """Bring `crowd` up to date after the peer came, went, paused or resumed."""
+        crowd = self.crowd
+        synced = peer.synced and self.peers.get(peer.id) is peer
+        active = synced and not peer.paused
+        crowd.synced += synced - (peer.counted != "no")
+        change = active - (peer.counted == "active")
+        crowd.active += change
+        if peer.speed > 0:
+            crowd.measured += change
+            crowd.weight = crowd.weight + change * weight(peer.speed) if crowd.measured else 0.0
+        peer.counted = "active" if active else "synced" if synced else "no"
 
 
 def new_state(

@@ -32,14 +32,14 @@ def steer(state: State, event: SteerPeer, now: float) -> list[Effect]:
     if event.action == "resume" and peer.stopped != BY_ITSELF:
         return _resume(state, peer, now)
     if before.paused != event.standing.paused:
-        state.count_peers()
+        state.count(peer)
         work.not_called_for_nothing(state, peer)
     return [*_said(peer, before), *go_on(state, now)]
 
 
 def _resume(state: State, peer: Peer, now: float) -> list[Effect]:
     peer.stopped, peer.failures, peer.strikes = "", 0, 0
-    state.count_peers()
+    state.count(peer)
     work.wait(state, peer)
     if peer.paused:
         return []

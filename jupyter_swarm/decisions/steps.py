@@ -170,14 +170,13 @@ def _call_rest(state: State, now: float) -> list[Effect]:
             peer.contribute_by = now + CONTRIBUTE_SECONDS
             state.waiting.pop(peer.id, None)
             effects.append(Tell(peer.id, ContributeNow(state.generation, current.number, current.attempt)))
-    set_grace(state)
     return effects
 
 
 def reopen_if_empty(state: State, now: float) -> bool:
     """Where nothing that was made could count, and no more is waited for, peers make steps again; whether it is so."""
     current = state.round
-    if not current.closing or current.contributions or (now < current.grace_until and missing(state)):
+    if not current.closing or current.contributions or _worth_waiting(state, now):
         return False
     current.closing, current.made, current.made_at = 0.0, 0, 0.0
     current.taking = {lease.peer: False for lease in missing(state)}
@@ -185,28 +184,32 @@ def reopen_if_empty(state: State, now: float) -> bool:
     return True
 
 
-def set_grace(state: State) -> None:
-    """How long to wait: until the samples that those who are done could take are as many as the missing ones."""
-    current = state.round
-    if not current.closing:
-        return
-    out = missing(state)
+def grace_until(state: State) -> float:
+    """How long a closing round waits: until the samples that those who are done could take are as many as the missing
+    ones."""
+    current, out = state.round, missing(state)
     absent = {lease.peer for lease in out}
     held = sum(lease.count for lease in out)
     idle = sum(state.peers[name].speed for name in current.taking if name not in absent)
     seconds = held / idle if idle else state.rule.grace
     worth_it_until = current.made_at + min(seconds, state.rule.grace)
-    current.grace_until = max(current.closing + LEAST_GRACE, worth_it_until)
+    return max(current.closing + LEAST_GRACE, worth_it_until)
+
+
+def _worth_waiting(state: State, now: float) -> bool:
+    """Whether something of a closing round is missing that it still waits for."""
+    if not any(_is_missing(state, lease) for lease in state.book.leases.values()):
+        return False
+    return now < state.round.closing + LEAST_GRACE or now < grace_until(state)
 
 
 def missing(state: State) -> list[Lease]:
     """The training leases of this round that no contribution has claimed."""
-    number = state.round.number
-    return [
-        lease
-        for lease in state.book.leases.values()
-        if lease.kind == "train" and lease.state != "claimed" and lease.round == number
-    ]
+    return [lease for lease in state.book.leases.values() if _is_missing(state, lease)]
+
+
+def _is_missing(state: State, lease: Lease) -> bool:
+    return lease.kind == "train" and lease.state != "claimed" and lease.round == state.round.number
 
 
 def complete(state: State, now: float) -> bool:
@@ -214,7 +217,7 @@ def complete(state: State, now: float) -> bool:
     current = state.round
     if not current.closing or len(current.accepted) < len(current.contributions):
         return False
-    return not missing(state) or now >= current.grace_until
+    return not _worth_waiting(state, now)
 
 
 def base_of(held: list[Lease]) -> int:

@@ -38,6 +38,13 @@ def dispatch(state: State, now: float) -> list[Effect]:
     return effects
 
 
+def came_back(state: State, now: float) -> list[Effect]:
+    """What somebody held may be free again: serve those that wait for such. In a round of steps nobody waits for
+    samples, of which there are always fresh ones."""
+    pieces = state.evaluation is not None and state.evaluation.free
+    return dispatch(state, now) if pieces or not state.in_steps else []
+
+
 def enough_peers(state: State) -> bool:
     """Whether so many peers are here as the settings ask for (a change of that number holds at once)."""
     return state.crowd.synced >= (state.next_settings or state.settings).minimum_peers
@@ -182,7 +189,7 @@ def _computed_part(state: State, peer: Peer, lease: Lease, message: LeaseDone, n
         peer.failures = 0
         return_lease(state, rest, now)
     not_called_for_nothing(state, peer)
-    return effects + dispatch(state, now)
+    return effects + came_back(state, now) + serve(state, peer, now)
 
 
 def not_called_for_nothing(state: State, peer: Peer) -> None:
@@ -195,7 +202,7 @@ def not_called_for_nothing(state: State, peer: Peer) -> None:
 
 def measured(state: State, peer: Peer, speed: float) -> None:
     """The peer's speed is known, or known better."""
-    if peer.synced and not peer.paused:
+    if peer.counted == "active":
         state.crowd.measured += not peer.speed
         state.crowd.weight += weight(speed) - weight(peer.speed)
     peer.speed = speed
@@ -227,7 +234,7 @@ def fail(state: State, lease: Lease, reason: str, now: float) -> list[Effect]:
 def pause_peer(state: State, peer: Peer, reason: str) -> Effect:
     """Give a peer no more work until it or the instructor resumes it."""
     peer.stopped = reason
-    state.count_peers()
+    state.count(peer)
     not_called_for_nothing(state, peer)
     why = f" {reason}." if reason == BY_ITSELF else f": {reason}"
     return Note("warning", f"{peer.name} is paused{why}", peer.id)
