@@ -7,8 +7,9 @@ A language model on Shakespeare. All ways begin with the same `--warm` synchrono
 and then see as many samples as `--local` rounds of `--steps` steps of each peer. Nothing here is a network: peers take
 turns, each with its own inner optimizer and its own error feedback; their contributions travel as frames through the
 codecs, a holder merges them, and the packets come back as frames. What differs between two ways is what would differ
-over sockets. Bytes are those of all frames, headers included, of one peer. Each way is judged at its best learning
-rate; its curve is the mean loss over the held-out windows.
+over sockets. Where steps go on while a round is finished, its result is mixed in when half of the next round's steps
+are made. Bytes are those of all frames, headers included, of one peer. Each way is judged at its best learning rate;
+its curve is the mean loss over the held-out windows.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ from jupyter_swarm.shards.holder import Holder
 from jupyter_swarm.shards.incoming import PacketSet
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_frames
+from jupyter_swarm.shards.streaming import StreamingPseudoGradient
 from jupyter_swarm.shards.vector import FlatVector
-from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates
+from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates, StreamingLocalUpdates
 from jupyter_swarm.strategies.workers import Worker, worker
 
 from .reporting import Figures, main, table
 
 BATCH = 8
+FRAGMENTS = 5
 _SESSION = "convergence"
 _EVALUATIONS = 8
 _WARM = "warm start"
@@ -60,7 +63,7 @@ class Point(NamedTuple):
 
 class VirtualSession:
     """A holder and its peers. The peers' models are one module whose numbers are exchanged: what is a peer's own is its
-    worker with the inner optimizer's moments, and what it has not sent yet."""
+    worker with the inner optimizer's moments, what it has not sent yet, and its live numbers where they drift."""
 
     def __init__(self, recipe: Recipe, data: Data, peers: int) -> None:
         torch.manual_seed(recipe.seed)
@@ -84,6 +87,7 @@ class VirtualSession:
         self.holder.adopt(Adopt(1, self.version, 0, shards))
         self.workers: list[Worker] = [worker(rule, self.layout, self.model) for _ in range(self.peers)]
         self.feedbacks = [ErrorFeedback(self.layout) for _ in range(self.peers)]
+        self.live: list[FlatVector | None] = [None] * self.peers
 
     def round(self) -> None:
         """One round in which all peers do the same."""
@@ -108,7 +112,9 @@ class VirtualSession:
 
     def _contribute(self, peer: int) -> float:
         """What a peer computes and sends; the norm that it announces. Bytes are counted of the first peer."""
-        work, rule = self.workers[peer], self.rule
+        work, rule, live = self.workers[peer], self.rule, self.live[peer]
+        if live is not None:
+            live.copy_to(self.model)
         work.start(self.view)
         if isinstance(work, GradientSum):
             work.begin_lease()
@@ -120,11 +126,15 @@ class VirtualSession:
             assert inner is not None
             rate = inner.lr * inner.schedule.factor(self.samples)
             for step in range(rule.inner_steps):
+                if isinstance(work, StreamingPseudoGradient) and live is not None and step == rule.inner_steps // 2:
+                    work.mix(self.view, self.version)
                 work.begin_step()
                 batch = self._draw(step * self.peers + peer, rule.inner_batch)
                 self.forward.backward(self.train, batch, 1.0 / len(batch))
                 work.end_step(rate)
-            vector, norms = work.finish(self.view)
+            vector, norms = work.finish(self.view, self.version + 1)
+            if rule.overlap:
+                self.live[peer] = FlatVector.of(self.layout, self.model)
         stream, encoded = rule.stream(Stream.GRADIENT), None
         if stream.feedback:
             encoded = self.feedbacks[peer].encode(vector, stream, self.version)
@@ -164,6 +174,10 @@ def ways(peers: int, steps: int) -> dict[str, tuple[Rule, int]]:
     def local(up: Codec, down: Codec) -> tuple[Rule, int]:
         return LocalUpdates(steps, BATCH, clip_norm=1.0, up=up, down=down).rule, 1
 
+    def streaming(codec: Codec) -> tuple[Rule, int]:
+        way = StreamingLocalUpdates(steps, BATCH, clip_norm=1.0, up=codec, down=codec, fragments=FRAGMENTS)
+        return way.rule, FRAGMENTS
+
     def sparse(down: Codec, outer: float = 1.0) -> tuple[Rule, int]:
         return SparseLocalUpdates(steps, BATCH, clip_norm=1.0, down=down, outer=SGD(outer)).rule, 1
 
@@ -173,6 +187,8 @@ def ways(peers: int, steps: int) -> dict[str, tuple[Rule, int]]:
         "LocalUpdates fp32": local(Codec.FP32, Codec.FP32),
         "LocalUpdates int8": local(Codec.INT8, Codec.INT8),
         "LocalUpdates int4": local(Codec.INT4, Codec.INT4),
+        "Streaming fp32": streaming(Codec.FP32),
+        "Streaming int4": streaming(Codec.INT4),
         "Sparse, down int4": sparse(Codec.INT4),
         "Sparse, down top-k": sparse(Codec.TOPK),
     }
