@@ -76,7 +76,7 @@ class Member:
         self.residual = residual or computer.first_residual()
         self._key = 0
         self._writer = FrameWriter()
-        self._stopwatch = Stopwatch(lambda: memory_of(computer.device).free)
+        self._stopwatch = Stopwatch(free_memory=lambda: memory_of(computer.device).free)
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.SnapshotOffer: self._offered,
             m.LeaseGrant: self._lease,

@@ -35,7 +35,7 @@ class Stopwatch:
     many bytes are free where it computes."""
 
     def __init__(
-        self, free_memory: Callable[[], int] = lambda: 0, clock: Callable[[], float] = time.monotonic
+        self, clock: Callable[[], float] = time.monotonic, free_memory: Callable[[], int] = lambda: 0
     ) -> None:
         self._free_memory = free_memory
         self._clock = clock
