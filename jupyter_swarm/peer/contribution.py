@@ -9,7 +9,7 @@ from ..link import Upload
 from ..protocol import failpoints
 from ..protocol.errors import LinkError
 from ..protocol.rules import RoundRule
-from ..shards.carried import due
+from ..protocol.sizes import due
 from ..shards.feedback import Encoded
 from ..shards.outgoing import Envelope, FrameWriter, contribution_frames
 from ..shards.vector import FlatVector

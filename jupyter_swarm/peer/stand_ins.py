@@ -20,7 +20,7 @@ from ..protocol.errors import LinkError
 from ..protocol.frames import HEADER_BYTES
 from ..protocol.layout import Layout, Shard, Stream
 from ..protocol.rules import SGD, RoundRule, Sophia, StreamRule
-from ..shards.carried import due
+from ..protocol.sizes import due
 from ..shards.feedback import Encoded, ErrorFeedback
 from ..shards.gradients import norms_of
 from ..shards.incoming import PacketSet

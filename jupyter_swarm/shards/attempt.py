@@ -16,7 +16,8 @@ from ..protocol.layout import Stream
 from ..protocol.messages import Prepare
 from ..protocol.records import ShardDigest
 from ..protocol.rules import RoundRule, Sophia, StreamRule
-from .carried import due, section_rules
+from ..protocol.sizes import due
+from .carried import section_rules
 from .codecs import new_scratch
 from .held import HeldShard
 from .incoming import add_packet

@@ -7,9 +7,6 @@ from ..protocol.errors import SettingError
 from ..protocol.layout import Layout, Shard, Stream, section_of
 from ..protocol.rules import Codec, RoundRule, Sophia, StreamRule
 
-BLOCK = 1 << 12
-"""A multiple of what any codec takes together."""
-
 
 def carried(layout: Layout, rule: RoundRule, round: int) -> list[tuple[StreamRule, Shard]]:
     """What a contribution to `round` consists of: every shard of every stream that is due, in the rule's order."""
@@ -19,25 +16,6 @@ def carried(layout: Layout, rule: RoundRule, round: int) -> list[tuple[StreamRul
         for shard in layout.shards
         if shard.stream == section_of(stream_rule.stream)
     ]
-
-
-def due(shard: Shard, rule: RoundRule, round: int) -> list[tuple[int, int]]:
-    """The (start, count) of each frame that carries what `round` exchanges of a shard: all of its chunks, or of each
-    the part that is the round's fragment. So a fragment has parts of all layers."""
-    if rule.fragments == 1 or shard.stream != Stream.PARAMETERS:
-        return shard.chunks()
-    fragment, parts = rule.fragment_of(round), []
-    for start, count in shard.chunks():
-        first, last = (_edge(count, rule.fragments, fragment + side) for side in (0, 1))
-        if first < last:
-            parts.append((start + first, last - first))
-    return parts
-
-
-def _edge(count: int, fragments: int, fragment: int) -> int:
-    """Where a fragment of a chunk begins: between two blocks of a codec, if each fragment has some."""
-    edge = count * fragment // fragments
-    return edge - edge % BLOCK if count >= fragments * BLOCK and fragment < fragments else edge
 
 
 def section_rules(rule: RoundRule) -> dict[Stream, StreamRule]:

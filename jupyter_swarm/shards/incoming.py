@@ -10,7 +10,8 @@ from ..protocol.errors import Refusal
 from ..protocol.frames import Buffer, Header, Kind, payload_of, read_header
 from ..protocol.layout import CHUNK_ELEMENTS, Layout, Shard, Stream, section_of
 from ..protocol.rules import LOSSLESS, Codec, RoundRule
-from .carried import due, packet_codecs
+from ..protocol.sizes import due
+from .carried import packet_codecs
 from .codecs import check_length, decode, decoded, new_scratch
 from .outgoing import exact_codec
 from .vector import FlatVector, sha256

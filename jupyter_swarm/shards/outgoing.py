@@ -11,8 +11,8 @@ from torch import Tensor
 from ..protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES, Header, Kind
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import LOSSLESS, Codec, RoundRule
-from ..protocol.sizes import encoded_bytes
-from .carried import carried, due
+from ..protocol.sizes import due, encoded_bytes
+from .carried import carried
 from .codecs import encode, new_scratch
 from .feedback import Encoded
 from .vector import FlatVector

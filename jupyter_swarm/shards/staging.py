@@ -13,7 +13,8 @@ from ..protocol.frames import Buffer, Header, payload_of
 from ..protocol.layout import Layout, Stream, section_of
 from ..protocol.messages import Staged
 from ..protocol.rules import Codec, RoundRule
-from .carried import carried, due, name_of
+from ..protocol.sizes import due
+from .carried import carried, name_of
 from .codecs import check_length, square_of
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..protocol.errors import Refusal
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import RoundRule
-from .carried import due
+from ..protocol.sizes import due
 from .gradients import BUFFERS, specs_of
 from .pseudo_gradient import PseudoGradient
 from .vector import FlatVector

@@ -14,7 +14,8 @@ from jupyter_swarm.protocol.checks import check_rule
 from jupyter_swarm.protocol.errors import Refusal, SettingError
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.rules import Codec, SessionSettings
-from jupyter_swarm.shards.carried import check_streams, due
+from jupyter_swarm.protocol.sizes import due
+from jupyter_swarm.shards.carried import check_streams
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.outgoing import contribution_bytes
 from jupyter_swarm.shards.streaming import StreamingPseudoGradient
