@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 QUEUE_BYTES = 2 << 30
 """Frames that may wait for one member. They are shared between members, so this is not memory for each."""
+_WAYS: tuple[Measured, ...] = ("up", "down")
 _CONTROL_BYTES = 4 * MAX_MESSAGE_BYTES
 _REASON_BYTES = 120
 PROBE_BYTES = 1 << 17
-"""Less than this says more of the way there and back than of what a link carries. So much is sent each way at first."""
+"""Less than this says more of the way there and back than of what a link carries."""
+_PROBED_BEATS = 3
+"""A way on which no more than that has moved in so many heartbeats is measured by sending so much."""
 
 
 class Connection:
@@ -53,6 +56,8 @@ class Connection:
         self._questions = Questions()
         self._found: Callable[[Found], None] | None = None
         self._probes: list[Measured] = []
+        self._fresh: set[Measured] = set()
+        self._beats = 0
         self._moving: tuple[float, int] | None = None
         self.since: float | None = None
         self._tasks = [self._loop.create_task(self._write()), self._loop.create_task(self._beat())]
@@ -111,17 +116,30 @@ class Connection:
         self._loop.call_later(self._timing.farewell, self._protocol.abort)
 
     def measure(self, found: Callable[[Found], None]) -> None:
-        """Measure the link from now on, first with a few bytes each way, then by the frames that are sent."""
+        """Measure the link from now on: by what moves, or where that is too little, by a few bytes now and then."""
         self._found = found
-        self._probes = ["up", "down"]
-        self.send(Heartbeat(ask=self._questions.ask("round trip", 0, self._loop.time())))
+        self._ask_around()
 
     def answered(self, beat: Heartbeat) -> None:
         """The member sent a heartbeat, which may be the answer to one."""
         found = self._questions.answered(beat.answer, len(beat.filler), self._loop.time()) if beat.answer else None
-        if found is not None and self._found is not None:
-            self._found(found)
+        if found is not None:
+            self.saw(found)
             self._probe()
+
+    def saw(self, found: Found) -> None:
+        """Something about the link is known."""
+        self._fresh.add(found.what)
+        if self._found is not None:
+            self._found(found)
+
+    def _ask_around(self) -> None:
+        """Ask for the round trip, and every now and then for the ways that nothing else has measured."""
+        if self._beats % _PROBED_BEATS == 0:
+            self._probes = [way for way in _WAYS if way not in self._fresh]
+            self._fresh.clear()
+        self._beats += 1
+        self.send(Heartbeat(ask=self._questions.ask("round trip", 0, self._loop.time()) if self._found else 0))
 
     def _probe(self) -> None:
         """One way after the other, so that neither waits behind the other."""
@@ -227,7 +245,7 @@ class Connection:
                 self._protocol.abort()
                 return
             if self._pulse.due(now):
-                self.send(Heartbeat(ask=self._questions.ask("round trip", 0, now) if self._found else 0))
+                self._ask_around()
             await asyncio.sleep(self._pulse.rest(now))
 
 

@@ -55,14 +55,14 @@ class Reception:
             )  # fmt: skip
         self.rejoin(attached)
         session.send(attached, session.status_message())
+        if member.role == "peer":
+            connection.measure(lambda found: self._measured(attached, found))
         return attached
 
     def rejoin(self, attached: Attached) -> None:
         """A member begins, or begins again on the same connection because its view is not right."""
         member, hello = attached.member, attached.hello
         self.session.handle(
-        if member.role == "peer":
-            connection.measure(lambda found: self._measured(attached, found))
             MemberJoined(
                 member.member, hello.role, member.shown, hello.device, hello.own_samples, member.standing, hello.codecs
             )
@@ -83,17 +83,17 @@ class Reception:
         if session.state.phase == "finished":
             session.spawn(store.run_in_store(database.add_metrics, session.traffic.of_last(session.members)))
 
+    def send_away(self, attached: Attached, error: SwarmError) -> None:
+        """Tell a member why it cannot stay; it does not come back by itself."""
+        attached.connection.refuse(error)
+        self.detach(attached, error.what)
+
     def remove(self, attached: Attached) -> None:
         """Send a member away for good."""
         attached.connection.refuse(Removed())
         self.detach(attached, "removed by the instructor")
 
     def disconnect(self, member: str, reason: str) -> None:
-    def send_away(self, attached: Attached, error: SwarmError) -> None:
-        """Tell a member why it cannot stay; it does not come back by itself."""
-        attached.connection.refuse(error)
-        self.detach(attached, error.what)
-
         """Send a member away; it may come back."""
         attached = self.session.members.connected.get(member)
         if attached is not None:
@@ -131,19 +131,13 @@ class Reception:
         if not self._is_here(attached) or (header.session, header.generation) != (session.tag, session.generation):
             return
         if header.kind == Kind.CONTRIBUTION and role == "peer":
+            self._arrives(attached, header.number, len(frame))
             await session.holding.stage(attached, header, frame)
         elif header.kind == Kind.PACKET and role == "holder":
             session.delivery.packet(frame)
         elif header.kind == Kind.STATE and role == "holder":
             session.holding.state_frame(frame)
 
-            self._arrives(attached, header.number, len(frame))
-    def _is_here(self, attached: Attached) -> bool:
-        return self.session.members.connected.get(attached.id) is attached
-
-    def _bytes_of_contribution(self) -> int:
-        """Of the round under way, whichever round it was made for."""
-        session, round = self.session, self.session.state.round.number
     def _measured(self, attached: Attached, found: Found) -> None:
         if self._is_here(attached):
             self.session.handle(Measured(attached.id, found.what, found.bytes, found.seconds))
@@ -159,8 +153,14 @@ class Reception:
             since, before = connection.since, 0
         attached.arriving = number, since, before + count
         if before < contribution.bytes <= before + count and contribution.bytes >= PROBE_BYTES:
-            self._measured(attached, Found("up", contribution.bytes, connection.time() - since))
+            connection.saw(Found("up", contribution.bytes, connection.time() - since))
 
+    def _is_here(self, attached: Attached) -> bool:
+        return self.session.members.connected.get(attached.id) is attached
+
+    def _bytes_of_contribution(self) -> int:
+        """Of the round under way, whichever round it was made for."""
+        session, round = self.session, self.session.state.round.number
         if self._contribution_bytes[0] != round:
             self._contribution_bytes = round, contribution_bytes(session.layout, session.state.rule, round)
         return self._contribution_bytes[1]

@@ -76,7 +76,7 @@ class Book(msgspec.Struct):
 
 
 BY_ITSELF = "by itself"
-RATE_MEMORY = 0.7
+RATE_MEMORY = 0.5
 """The weight of a transfer falls by this with each later one."""
 SHARED_MEMORY = 0.9
 """What the server's link has carried is forgotten by so much with each round."""

@@ -11,7 +11,7 @@ from tornado.websocket import WebSocketClientConnection
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.frames import Kind, read_header, session_tag
 from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.rules import RoundRule, rule_of
+from jupyter_swarm.protocol.rules import Codec, RoundRule, rule_of
 from jupyter_swarm.shards.gradients import norms_of
 from jupyter_swarm.shards.incoming import PacketSet, SnapshotSet
 from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_frames
@@ -40,12 +40,18 @@ class ScriptedPeer:
 
     @classmethod
     async def join(
-        cls, swarm: Swarm, session: str, invite: dict[str, str], name: str = "ann", **hello: Any
+        cls,
+        swarm: Swarm,
+        session: str,
+        invite: dict[str, str],
+        name: str = "ann",
+        codecs: tuple[int, ...] = tuple(Codec),
+        **hello: Any,
     ) -> ScriptedPeer:
         socket = await swarm.connect(f"sessions/{session}/peer", invite)
         assert isinstance(socket, WebSocketClientConnection), socket
         peer = cls(socket)
-        await peer.say(m.Hello(m.PROTOCOL_VERSION, "0.1", "peer", name, **hello))
+        await peer.say(m.Hello(m.PROTOCOL_VERSION, "0.1", "peer", name, codecs=codecs, **hello))
         welcome = await peer.hear(m.Welcome)
         peer.welcome = welcome
         peer.spec = welcome.spec
@@ -86,6 +92,10 @@ class ScriptedPeer:
             self._take(data)
             return None
         message = m.read_to_member(data)
+        if isinstance(message, m.Heartbeat):
+            if message.ask:
+                await self.say(m.Heartbeat(answer=message.ask, filler="." * message.wanted))
+            return None
         assert not isinstance(message, m.Refused | m.Resync | m.Dropped), message
         if self.keep:
             self.heard.append(message)
