@@ -20,6 +20,10 @@ from .refusals import Removed
 if TYPE_CHECKING:
     from .session import SessionRuntime
 
+_BEHIND_VERSIONS = 4
+_BEHIND_BYTES = 32 << 20
+"""Packets of so many versions, and so many bytes more, wait for a peer. One that is further behind fetches a snapshot."""
+
 
 class Reception:
     """All of it for one session. Of members that are no longer connected, nothing is taken any more."""
@@ -47,6 +51,8 @@ class Reception:
         if member.role == "holder":
             connection.send(m.HolderWelcome(member.member, token, session.generation, spec, session.layout))
         else:
+            # Of a class that goes on without it, a peer that reads nothing holds no more than this in memory.
+            connection.limit = min(connection.limit, _BEHIND_BYTES + _BEHIND_VERSIONS * 4 * session.layout.elements)
             connection.send(
                 m.Welcome(
                     member.member, member.shown, token, session.generation, session.state.version, spec, session.layout,
