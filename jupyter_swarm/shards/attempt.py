@@ -52,7 +52,10 @@ class Attempt:
         self._step_number = step_number
         self._clips = prepare.clip_norm > 0
         self._hessian = next((one for one in rule.streams_of(prepare.round) if one.stream == Stream.HESSIAN), None)
-        self._envelope = Envelope(Kind.PACKET, session, prepare.generation, prepare.round, attempt=prepare.attempt)
+        self._envelope = Envelope(
+            Kind.PACKET, session, prepare.generation, prepare.round, attempt=prepare.attempt,
+            fragment=rule.fragment_of(prepare.round),
+        )  # fmt: skip
         self._writer = FrameWriter(kept=False)
         self._scratch = new_scratch()
 

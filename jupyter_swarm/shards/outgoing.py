@@ -27,6 +27,7 @@ class Envelope(NamedTuple):
     round: int
     number: int = 0
     attempt: int = 0
+    fragment: int = 0
 
 
 class FrameWriter:
@@ -70,7 +71,7 @@ class FrameWriter:
 def _header(envelope: Envelope, stream: Stream, codec: Codec, shard: int, start: int, count: int, size: int) -> Header:
     return Header(
         envelope.kind, stream, codec, envelope.session, envelope.generation, envelope.round, envelope.number,
-        shard, start, count, size, attempt=envelope.attempt,
+        shard, start, count, size, attempt=envelope.attempt, fragment=envelope.fragment,
     )  # fmt: skip
 
 
@@ -90,6 +91,7 @@ def contribution_frames(
 ) -> Iterator[tuple[memoryview, ...]]:
     """The frames of a contribution to the envelope's round, in parts: gradients in the parameters' section, a Hessian
     estimate, buffers and counters in theirs. encoded: the gradients, if they are so already."""
+    envelope = envelope._replace(fragment=rule.fragment_of(envelope.round))
     for stream_rule, shard in carried(contribution.layout, rule, envelope.round):
         for start, count in due(shard, rule, envelope.round):
             place = (envelope, stream_rule.stream, stream_rule.up, shard.index, start)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from jupyter_swarm.optim import SGD, AdamW
 from jupyter_swarm.protocol.checks import check_rule
 from jupyter_swarm.protocol.errors import Refusal, SettingError
+from jupyter_swarm.protocol.frames import read_header
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.rules import Codec, SessionSettings
 from jupyter_swarm.protocol.sizes import due
@@ -108,6 +109,7 @@ def test_rounds_are_streaming_diloco_as_it_is_written() -> None:
         sent = [[bytes(frame) for frame in frames_of(worker.finish(view, round)[0], rule, n, round)]
                 for n, worker in enumerate(workers)]  # fmt: skip
         paper.send(fragment)
+        assert {read_header(frame).fragment for frames in sent for frame in frames} == {fragment}
         for peer, worker in enumerate(workers):
             make_steps(worker, peer, step, LATE)
         paper.steps(step, LATE)
