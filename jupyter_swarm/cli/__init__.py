@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..protocol.errors import SwarmError
-from . import demo, doctor, host, peer, serve
+from . import demo, doctor, host, peer, plan, serve
 
 INTERRUPTED = 130
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, peer, host, serve, doctor):
+    for command in (demo, peer, host, serve, plan, doctor):
         command.add_to(commands)
     chosen = parser.parse_args(arguments)
     try:

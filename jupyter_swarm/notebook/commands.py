@@ -6,11 +6,12 @@ import ast
 import inspect
 from argparse import HelpFormatter, Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from IPython.core.magic_arguments import argument, kwds, magic_arguments
 
-from ..peer import api
+from ..peer import api, planning
 from ..peer.checkpoints import open_checkpoint
 from ..peer.client import Client
 from ..peer.doctor import doctor as examine
@@ -244,6 +245,21 @@ def sample(_: Notebook, arguments: Namespace) -> None:
 def doctor(_: Notebook, arguments: Namespace) -> None:
     """Find out why a session cannot be joined from here, or how fast it would be."""
     print(examine(arguments.link))
+
+
+@command(*(argument(name, **options) for name, options in planning.OPTIONS))
+def plan(_: Notebook, arguments: Namespace) -> Any:
+    """What a session will cost: bytes and seconds of a round, what limits it, what would help."""
+    from .plan_figure import draw, figure_of
+
+    planned = planning.plan(arguments)
+    print(planned)
+    if arguments.json:
+        planned.write(Path(arguments.json))
+    if arguments.figure:
+        draw(planned, Path(arguments.figure))
+        return None
+    return figure_of(planned)
 
 
 @command(_waiting, _theme)

@@ -30,6 +30,8 @@ def complete(_: InteractiveShell, event: SimpleNamespace) -> list[str]:
     action = options.get(before[-1])
     if before[-1] == "--recipe":
         return [module.name for module in pkgutil.iter_modules(recipes.__path__)]
+    if before[-1] == "--strategy":
+        return list(STRATEGIES)
     if action is not None and action.choices:
         return list(action.choices)
     long = [option for option in options if option.startswith("--")]

@@ -15,8 +15,13 @@ from ..strategies import EveryStep, LocalUpdates, SparseLocalUpdates, Strategy, 
 
 ALIASES = {"lr": "learning_rate", "steps": "inner_steps", "batch": "target_batch"}
 SETTINGS = tuple(name for name in SessionSettings.__struct_fields__ if name != "seed")
-_KINDS = {"local": LocalUpdates, "sparse": SparseLocalUpdates, "streaming": StreamingLocalUpdates}
-STRATEGIES = {**{name: kind.__name__ for name, kind in _KINDS.items()}, "every_step": "EveryStep"}
+STRATEGIES: dict[str, type[EveryStep] | type[LocalUpdates]] = {
+    "local": LocalUpdates,
+    "sparse": SparseLocalUpdates,
+    "streaming": StreamingLocalUpdates,
+    "every_step": EveryStep,
+}
+"""The names that people type."""
 _STEPS = 50
 
 
@@ -86,21 +91,27 @@ def rule_for(
     return rule
 
 
-def _named(
-    name: str, changes: Mapping[str, Any], spec: SessionSpec, optimizer: OptimizerRule, predictions: int
-) -> RoundRule:
+def strategy_of(name: str) -> type[EveryStep] | type[LocalUpdates]:
+    """The strategy that people call so. Raises `SettingError`."""
     if name not in STRATEGIES:
         near = difflib.get_close_matches(name, STRATEGIES, n=1)
         meant = f"Did you mean {near[0]}? " if near else ""
         raise SettingError(f"There is no strategy {name!r}.", todo=f"{meant}Choose one of {', '.join(STRATEGIES)}.")
+    return STRATEGIES[name]
+
+
+def _named(
+    name: str, changes: Mapping[str, Any], spec: SessionSpec, optimizer: OptimizerRule, predictions: int
+) -> RoundRule:
+    kind = strategy_of(name)
     rules = [spec.rule, *(change.rule for change in spec.changes)]
     steps, batch = changes.get("inner_steps"), changes.get("target_batch")
     for rule in reversed(rules):
-        if rule.strategy == STRATEGIES[name]:
-            field = "target_batch" if name == "every_step" else "inner_batch"
+        if rule.strategy == kind.__name__:
+            field = "target_batch" if kind is EveryStep else "inner_batch"
             each = max(steps // rule.fragments, 1) if steps else rule.inner_steps
             return msgspec.structs.replace(rule, inner_steps=each, **{field: batch or getattr(rule, field)})
-    if name == "every_step":
-        return EveryStep(target_batch=batch or rules[-1].inner_batch).rule(optimizer, predictions)
+    if issubclass(kind, EveryStep):
+        return kind(target_batch=batch or rules[-1].inner_batch).rule(optimizer, predictions)
     batch = batch or min(rules[-1].target_batch, spec.samples)
-    return _KINDS[name](steps=steps or _STEPS, batch=batch).rule(optimizer, predictions)
+    return kind(steps=steps or _STEPS, batch=batch).rule(optimizer, predictions)

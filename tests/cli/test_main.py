@@ -7,7 +7,7 @@ import pytest
 from jupyter_swarm.cli import main
 from jupyter_swarm.protocol.invites import Invite, new_secret
 
-COMMANDS = ("demo", "doctor", "host", "peer", "serve")
+COMMANDS = ("demo", "doctor", "host", "peer", "plan", "serve")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

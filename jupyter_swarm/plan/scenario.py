@@ -1,0 +1,73 @@
+"""What a session would run on: the machines, their links, the model, the rule."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from ..protocol.errors import SettingError
+from ..protocol.rules import RoundRule, SessionSettings
+
+MOST_PEERS = 1_000_000
+
+
+class Link(msgspec.Struct, frozen=True):
+    """Bytes a second up (away from the machine) and down."""
+
+    up: float
+    down: float
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """One peer: samples a second, and its link."""
+
+    speed: float
+    link: Link
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """A session that could be.
+
+    parameters: trained numbers of the model. peers: one machine each. server: the link of the Jupyter server, which
+    receives from all peers and sends to all. trip: seconds of a message there and back. merging, handling: bytes of
+    fp32 numbers a second that the server adds up of contributions, and that a peer packs, unpacks and loads into its
+    model in a round. recording: seconds that a round's record takes to be on disk.
+    """
+
+    rule: RoundRule
+    parameters: int
+    peers: tuple[Machine, ...]
+    server: Link
+    trip: float = 0.03
+    settings: SessionSettings = SessionSettings()
+    merging: float = 3e9
+    handling: float = 1e9
+    recording: float = 0.01
+
+    @property
+    def handling_seconds(self) -> float:
+        """What a peer is busy with in a round besides its steps."""
+        return 4 * self.parameters / self.rule.fragments / self.handling
+
+    def merging_seconds(self, contributions: int) -> float:
+        """From the last contribution until the packets are ready."""
+        return 4 * self.parameters / self.rule.fragments * (contributions + 1) / self.merging
+
+
+def check(scenario: Scenario) -> None:
+    """Raises `SettingError` for what cannot be: nobody, nothing to learn, links that carry nothing."""
+    if not 0 < len(scenario.peers) <= MOST_PEERS:
+        raise SettingError(f"{len(scenario.peers)} peers.", todo=f"Choose 1 to {MOST_PEERS:,} peers.")
+    if scenario.parameters < 1:
+        raise SettingError(f"A model of {scenario.parameters} parameters.", todo="Choose 1 or more, as in 124M.")
+    rates = {machine.link for machine in scenario.peers} | {scenario.server}
+    for name, values in {
+        "A link's rate": [rate for link in rates for rate in (link.up, link.down)],
+        "A peer's speed": [machine.speed for machine in scenario.peers],
+        "What is merged a second": [scenario.merging, scenario.handling],
+    }.items():
+        if not all(0 < value < math.inf for value in values):
+            raise SettingError(f"{name} is {min(values):g}.", todo="Choose a number above 0.")
+    if not 0 <= scenario.trip < math.inf:
+        raise SettingError(f"The round trip is {scenario.trip:g} s.", todo="Choose 0 or more.")
