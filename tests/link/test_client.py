@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from jupyter_swarm.coordinator.connection import PROBE_BYTES
 from jupyter_swarm.link import Link, Timing
+from jupyter_swarm.link.client import MOST_WANTED
+from jupyter_swarm.link.timing import Found
 from jupyter_swarm.protocol.errors import InviteError, LinkError, SessionError
 from jupyter_swarm.protocol.frames import MAX_FRAME_BYTES
 from jupyter_swarm.protocol.messages import Goodbye, Heartbeat, Hello, Refused, WantWork, encode
@@ -323,6 +326,33 @@ def test_a_member_that_falls_silent_is_lost_to_the_server(server: Server) -> Non
         one.expect("connected")
         assert "Nothing was heard" in server.expect("lost")
         one.expect("lost")
+
+
+def test_a_question_is_answered_at_once_with_as_much_as_was_asked_for(server: Server) -> None:
+    """By the link itself: the thread that trains has no part in it."""
+    found: queue.Queue[Found] = queue.Queue()
+    with member(url_of(server), timing=QUICK) as one:
+        one.expect("connected")
+        connection = server.expect("opened").connection
+        server.call(connection.measure, found.put)
+        seen = [found.get(timeout=PATIENCE) for _ in range(3)]
+        assert [each.what for each in seen] == ["round trip", "down", "up"]
+        assert [each.bytes for each in seen] == [0, PROBE_BYTES, PROBE_BYTES]
+        server.call(connection.send_frame, bytes(1 << 20))
+        arrived = found.get(timeout=PATIENCE)
+        assert arrived.what == "down"
+        assert arrived.bytes > 1 << 20
+        assert one.messages.qsize() == 1, "the status that answers the hello, and no heartbeat"
+
+
+def test_a_server_cannot_ask_for_as_much_as_it_likes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with member(url_of(server), timing=QUICK) as one:
+        one.expect("connected")
+        connection = server.expect("opened").connection
+        answers: queue.Queue[Heartbeat] = queue.Queue()
+        monkeypatch.setattr(connection, "answered", answers.put)
+        server.call(connection.send, Heartbeat(ask=1, wanted=10**12))
+        assert len(answers.get(timeout=PATIENCE).filler) == MOST_WANTED
 
 
 def test_a_heartbeat_is_not_a_message_to_the_handler(server: Server) -> None:
