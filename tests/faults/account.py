@@ -27,8 +27,9 @@ from .member_process import computer_of
 
 class Account(msgspec.Struct, frozen=True):
     """What is right is zero, or true. `relative_error`: of the way that the parameters went, against computing every
-    recorded round again in one process; a contribution that was merged into some shards only would show there. `late`:
-    how many contributions counted for a later round than the one that they began with."""
+    recorded round again in one process; a contribution that was merged into some shards only would show there. None
+    where peers keep what they do not send, which no record has. `late`: how many contributions counted for a later
+    round than the one that they began with."""
 
     rounds: int
     generations: int
@@ -38,7 +39,7 @@ class Account(msgspec.Struct, frozen=True):
     samples_lost: int
     samples_twice: int
     samples_skipped: int
-    relative_error: float
+    relative_error: float | None
     checkpoints_torn: int
     late: int = 0
 
@@ -48,7 +49,7 @@ class Account(msgspec.Struct, frozen=True):
                  "samples_twice", "checkpoints_torn") if getattr(self, name)]  # fmt: skip
         if not self.digests_equal:
             wrong.append("digests differ")
-        if not self.relative_error <= 1e-4:
+        if self.relative_error is not None and not self.relative_error <= 1e-4:
             wrong.append(f"relative error {self.relative_error:.2g}")
         return wrong
 
@@ -136,8 +137,10 @@ def _fits(record: RoundRecord, contributor: Contributor, rule: RoundRule) -> boo
     return contributor.steps == made and 0 <= late <= rule.staleness
 
 
-def _error_of(room: Classroom, records: list[RoundRecord], view: FlatVector) -> float:
+def _error_of(room: Classroom, records: list[RoundRecord], view: FlatVector) -> float | None:
     """‖stored − computed again‖ / ‖stored − first‖ of the parameters."""
+    if any(stream.feedback for record in records for stream in room.spec.rule_of(record.round).streams):
+        return None
     computer = computer_of(room.recipe, room.settings.seed, room.size.shard_elements)
     again = FlatVector.of(room.layout, computer.model)
     versions = [again.sections[Stream.PARAMETERS].clone()]

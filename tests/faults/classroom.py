@@ -21,7 +21,7 @@ import safetensors.torch
 from jupyter_swarm.peer.client import Client
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.protocol.errors import SwarmError
-from jupyter_swarm.protocol.records import RoundRecord
+from jupyter_swarm.protocol.records import Contributor, RoundRecord
 from jupyter_swarm.protocol.rules import SessionSettings, SessionSpec
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.store.database import Database
@@ -120,13 +120,14 @@ class Classroom:
             self._links[role] = self.client.invite(self.session, role).link  # type: ignore[arg-type]
         return self._links[role]
 
-    def start(self, name: str, moment: str = "", size: Size | None = None, **environment: str) -> None:
-        """Start a member: the holder if it has that name, else a peer."""
+    def start(self, name: str, moment: str = "", size: Size | None = None, port: int = 0, **environment: str) -> None:
+        """Start a member: the holder if it has that name, else a peer. port: by which it comes in, if not the
+        server's."""
         role = HOLDER if name.startswith(HOLDER) else "peer"
         size = size or self.size
         task = Task(
-            role=role, name=name, link=self.link(role), recipe=size.recipe, report=str(self.folder / f"{name}.json"),
-            shard_elements=size.shard_elements,
+            role=role, name=name, link=self.link(role).replace(f":{self.port}/", f":{port or self.port}/"),
+            recipe=size.recipe, report=str(self.folder / f"{name}.json"), shard_elements=size.shard_elements,
         )  # fmt: skip
         Path(task.report).unlink(missing_ok=True)
         self.processes[name] = processes.start(main, task, self.folder / f"{name}.log", moment, environment)
@@ -203,6 +204,11 @@ class Classroom:
         """The records on disk, while no server runs."""
         with contextlib.closing(Database(StoreRoot(self.storage).database)) as database:
             return list(database.rounds(self.session))
+
+    def contributors(self) -> list[Contributor]:
+        """To the rounds so far, as the server tells it."""
+        records = self.client.records(self.session)
+        return [msgspec.convert(one, Contributor) for record in records for one in record["contributors"]]
 
     def checkpoints(self) -> list[StoredCheckpoint]:
         """The checkpoints on disk, while no server runs."""

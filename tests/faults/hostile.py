@@ -14,6 +14,7 @@ from jupyter_swarm.peer.forward import LossSum
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.frames import Kind, session_tag
 from jupyter_swarm.protocol.invites import INVITE_HEADER, parse_invite
+from jupyter_swarm.protocol.rules import Codec
 from jupyter_swarm.shards.gradients import GradientSum
 from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_bytes, contribution_frames
 from jupyter_swarm.shards.vector import FlatVector
@@ -57,17 +58,24 @@ class Hostile:
 
     def hello(self, **different: Any) -> m.Welcome:
         """Join; raises AssertionError with the refusal if that is the answer."""
-        hello = m.Hello(m.PROTOCOL_VERSION, "0.1.0", "peer", "mallory", agreed=self.room.recipe.sha256)
+        hello = m.Hello(
+            m.PROTOCOL_VERSION, "0.1.0", "peer", "mallory", agreed=self.room.recipe.sha256, codecs=tuple(Codec)
+        )  # fmt: skip
         self.say(msgspec.structs.replace(hello, **different))
         self.welcome = self.hear(m.Welcome)
         return self.welcome
+
+    def sync(self) -> FlatVector:
+        """Have the parameters of version 0."""
+        view = FlatVector.of(self.room.layout, self.computer.model)
+        self.say(m.Synced(self.welcome.generation, 0, view.digest_all()))
+        return view
 
     def work(self, computed: Callable[[m.LeaseGrant], int] = lambda lease: -1) -> None:
         """Have the parameters of version 0, take all leases of a round, and compute them as an honest peer would.
         `computed`: how many samples of a lease of steps it says that it has computed; if that can be, it has."""
         generation = self.welcome.generation
-        view = FlatVector.of(self.room.layout, self.computer.model)
-        self.say(m.Synced(generation, 0, view.digest_all()))
+        view = self.sync()
         self.computer.worker.start(view)
         self.leases: list[int] = []
         self.loss = 0.0
@@ -83,6 +91,9 @@ class Hostile:
                 self._compute(message, computed(message))
         worker = self.computer.worker
         self.vector, self.norms = worker.finish() if isinstance(worker, GradientSum) else worker.finish(view)
+        self.encoded = self.computer.first_residual().encode(self.vector, self.rule, 0)
+        if self.encoded is not None:
+            self.norms = {**self.norms, "gradient": self.encoded.norm}
 
     def _compute(self, lease: m.LeaseGrant, computed: int) -> None:
         if lease.kind == "train":
@@ -115,7 +126,9 @@ class Hostile:
         tag = session_tag(self.room.session)
         envelope = Envelope(Kind.CONTRIBUTION, tag, grant.generation, grant.round, grant.number)
         writer = FrameWriter()
-        return [b"".join(parts) for parts in contribution_frames(writer, envelope, self.vector, self.rule)]
+        return [
+            b"".join(parts) for parts in contribution_frames(writer, envelope, self.vector, self.rule, self.encoded)
+        ]
 
     def send(self, frames: Iterable[bytes], change: Callable[[bytes], bytes] = bytes) -> None:
         with contextlib.suppress(ConnectionClosed):

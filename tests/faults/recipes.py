@@ -12,7 +12,7 @@ import os
 import time
 import torch
 from torch import nn
-from jupyter_swarm import Data, EveryStep, LocalUpdates, Recipe, SGD, WarmStart
+from jupyter_swarm import Data, EveryStep, LocalUpdates, Recipe, SGD, SparseLocalUpdates, WarmStart
 from jupyter_swarm.protocol.rules import Codec
 
 BAD = [int(index) for index in os.environ.get("FAULTS_BAD_SAMPLES", "").split()]
@@ -84,5 +84,8 @@ WARM = Size(
     "1 k parameters in 8 shards, warm start",
     _recipe(64, strategy=f"WarmStart(EveryStep(target_batch=48), {WARM_ROUNDS}, {_LOCAL})"),
     192,
+)
+SPARSE = Size(
+    "1 k parameters in 8 shards, sparse", _recipe(64, strategy="SparseLocalUpdates(steps=6, batch=8, grace=2.0)"), 192
 )
 LOSSY = Size("1 k parameters in 8 shards, lossy", _recipe(64, "up=Codec.BF16, down=Codec.INT8"), 192)

@@ -16,7 +16,7 @@ from jupyter_swarm.protocol.frames import HEADER_BYTES, MAX_FRAME_BYTES
 from .account import account_for
 from .classroom import Classroom, classroom
 from .hostile import Frames, Hostile, hostile
-from .recipes import CHUNKS, LOCAL, MANY_SHARDS, Size
+from .recipes import CHUNKS, LOCAL, MANY_SHARDS, SPARSE, Size
 
 
 @contextlib.contextmanager
@@ -124,6 +124,51 @@ def test_data_of_ones_own_counts_as_much_as_the_instructor_says(tmp_path: Path) 
     (liars,) = first.contributors
     assert (liars.weight, liars.own, liars.leases) == (16, 16, ())
     assert not any(contributor.own for record in others for contributor in record.contributors)
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Classroom]:
+    with class_of_liars(tmp_path_factory.mktemp("sparse"), SPARSE) as one:
+        yield one
+
+
+# In a chunk of 192 numbers: two ratios, a scale, three places in 12 bits each, their symbols.
+_RATIOS, _SCALE, _PLACES = 0, 8, 10
+
+
+@pytest.mark.parametrize(
+    ("at", "forged", "why"),
+    [
+        (_PLACES, bytes(6), "repeat, are out of order, or are outside"),
+        (_PLACES, b"\x02\x10\x00\x03\x00\x00", "repeat, are out of order, or are outside"),
+        (_PLACES, b"\x00\x10\x00\xff\x0f\x00", "repeat, are out of order, or are outside"),
+        (_SCALE, b"\xc0\x7f", "negative or not finite"),
+        (_SCALE, b"\x80\xff", "negative or not finite"),
+        (_SCALE, b"\x00\xc0", "negative or not finite"),
+        (_RATIOS, struct.pack("<f", float("nan")), "negative or not finite"),
+        (_RATIOS, struct.pack("<ff", float("inf"), float("inf")), "negative or not finite"),
+        (_RATIOS, struct.pack("<ff", 3e38, 3e38), "infinite or too large"),
+        (_RATIOS, struct.pack("<ff", 50.0, 50.0), "announced was"),
+    ],
+    ids=["repeated", "unordered", "outside", "nan", "-inf", "negative", "nan ratio", "inf ratio", "huge", "other"],
+)  # fmt: skip
+def test_sparse_numbers_that_are_none(sparse: Classroom, at: int, forged: bytes, why: str) -> None:
+    def forge(frame: bytes) -> bytes:
+        place = HEADER_BYTES + at
+        return frame[:place] + forged + frame[place + len(forged) :]
+
+    with hostile(sparse) as liar:
+        liar.hello()
+        liar.work()
+        liar.announce()
+        frames = liar.frames()
+        assert len(frames[0]) == HEADER_BYTES + _PLACES + 6 + 1
+        liar.send(frames[:1], forge)
+        liar.send(frames[1:])
+        assert why in liar.hear(m.Dropped).reason
+        # Its leases went back: it gets the same ones again.
+        liar.say(m.WantWork(liar.welcome.generation, 0))
+        assert liar.hear(m.LeaseGrant).round == 1
 
 
 def _nan(frames: Frames) -> Frames:
