@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,9 @@ def test_an_unknown_subcommand_suggests_the_nearest(said: Said) -> None:
         ("set lr 3e-4", "NAME=VALUE"),
         ("recipe", "no recipe yet"),
         ("doctor nonsense", "not an invite link"),
+        ("plan --peers 0", "--peers is 0"),
+        ("plan --strategy locale", "Did you mean local?"),
+        ("plan --simulate --rounds 0", "Choose 1 round or more"),
         (f"join {LINK[:50]} {LINK[50:]}", "cannot be reached"),
         (f"join <{LINK}>.", "cannot be reached"),
         (f"join \u201c{LINK[:30]}\u200b{LINK[30:]}\u201d", "cannot be reached"),
@@ -92,6 +96,18 @@ def test_every_subcommand_explains_itself(said: Said, name: str) -> None:
 
 def test_an_unreachable_server_is_said_with_what_to_do(said: Said) -> None:
     assert "What to do: Check that it runs" in said(f"%swarm join {LINK}")
+
+
+def test_a_plan_is_said_and_drawn_without_a_session(said: Said, shell: InteractiveShell, tmp_path: Path) -> None:
+    shell.user_ns["n"] = 12
+    text = said("picture = %swarm plan --peers {n} --params 2M --strategy sparse --simulate --rounds 2")
+    assert "12 with 20 / 20 Mbit/s up / down" in text
+    assert "What would help:" in text
+    assert "Simulated: 2 rounds of the real decisions, 12 peers" in text
+    assert shell.user_ns["picture"]._repr_png_()[:4] == b"\x89PNG"
+    said(f"picture = %swarm plan --figure {tmp_path / 'plan.svg'}")
+    assert shell.user_ns["picture"] is None
+    assert "</svg>" in (tmp_path / "plan.svg").read_text("utf-8")
 
 
 class Recording:
@@ -255,6 +271,9 @@ def test_a_tunnel_that_cannot_be_opened_is_said_before_a_session_is(said: Said, 
         ("%swarm set lr=1 st", {"steps=", "strategy="}, {"seed="}),
         ("%swarm set strategy=", {"strategy=local", "strategy=every_step"}, {"lr="}),
         ("%swarm set strategy=lo", {"strategy=local"}, {"strategy=every_step"}),
+        ("%swarm plan --strategy ", {"sparse", "streaming"}, {"--peers"}),
+        ("%swarm plan --codec ", {"int8", "auto"}, {"--peers"}),
+        ("%swarm plan --server-u", {"--server-uplink"}, {"--uplink"}),
         ("x = 1\n%swarm pa", {"pause"}, {"host"}),
     ],
 )
