@@ -32,6 +32,23 @@ def test_the_kernel_side_loads_no_server() -> None:
     assert not loaded_by("import jupyter_swarm; jupyter_swarm.Session") & {"jupyter_server", "jupyterlab"}
 
 
+def test_an_inner_step_loads_no_compiler() -> None:
+    """It would be half of the seconds in which a restarted kernel is back."""
+    code = """
+import sys, torch
+from jupyter_swarm import AdamW
+from jupyter_swarm.optim.torch_optimizer import RuleOptimizer
+parameter = torch.nn.Parameter(torch.ones(3))
+optimizer = RuleOptimizer([parameter], AdamW(lr=0.1))
+optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.2})
+parameter.square().sum().backward()
+optimizer.step()
+print(float(parameter[0]) < 1, len(optimizer.param_groups), "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "2", "False"]
+
+
 @pytest.mark.parametrize("name", sorted(jupyter_swarm._EXPORTS))
 def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(jupyter_swarm)
