@@ -31,7 +31,7 @@ class Archive:
         """All checkpoints of a session, oldest first, each with its manifest (None, and the problem, if that cannot be
         read). Of a session that has just finished, with the last one."""
         running = self._manager.running(session)
-        if running is not None and running.status().state == "finished":
+        if running is not None and running.state.phase == "finished":
             await asyncio.wait({running.checkpoints.ended}, timeout=_LAST_CHECKPOINT_SECONDS)
         rows = await self._manager.in_record(session, Database.checkpoints)
         storage = await self._manager.storage()

@@ -16,7 +16,7 @@ from ..protocol.rules import RoundRule, SessionSpec
 from ..protocol.samples import SAMPLE_CHARACTERS
 from ..protocol.standing import SteerAction
 from ..store.database import Database
-from ..store.rows import Done, Member, StoredInvite
+from ..store.rows import Done, Member, StoredInvite, in_all
 from .addresses import PublicAddress
 from .blobs import Download, Upload
 from .bodies import ApiHandler
@@ -24,6 +24,7 @@ from .guard import Gate, allows
 from .html_pages import JoinPage, WatchPage
 from .pages import event_page, metric_page, record_page
 from .peer_socket import PeerSocket
+from .status import LISTED
 from .watch import WatchSocket
 from .wheel import NAME, Wheel
 
@@ -247,22 +248,43 @@ class Events(ApiHandler):
 
 
 class Peers(ApiHandler):
-    """Everybody who has ever been in the session, and in what state the connected ones are. `done=1`: with what each
-    has done in all rounds. Whoever may steer sees the name of those who are muted, too, as `hidden_name`."""
+    """Everybody who has ever been in the session and has `find` in the name or as id; `here=1`: of those who are
+    connected. A page of them, as for events, but that `after` counts them; `count`: how many there are. `connected`:
+    what those on the page do who are here. `done=1`: with what each has done in all rounds, and everybody together.
+    Whoever may steer sees the name of those who are muted, too, as `hidden_name`."""
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
-        members = await self.manager.in_record(session, Database.members)
-        views = {member.member: member_view(member) for member in members}
+        after, limit = self.number("after", 0, 0, 1 << 62), self.number("limit", LISTED, 1, 1000)
+        wanted = str(self.get_query_argument("find", ""))
+        found = [one for one in await self._members(session) if wanted in ("", one.member) or _called(one, wanted)]
+        page = found[after : after + limit]
+        views = {member.member: member_view(member) for member in page}
         if self.caller.role in ("owner", "instructor"):
-            for one in members:
+            for one in page:
                 views[one.member]["hidden_name"] = one.name if one.standing.muted else ""
+        answer: dict[str, Any] = {"count": len(found), "next": after + limit if len(found) > after + limit else None}
         if self.number("done", 0, 0, 1):
             done = await self.manager.in_record(session, Database.done)
+            answer["done"] = in_all(done.values())
             for name, view in views.items():
                 view.update(msgspec.structs.asdict(done.get(name, Done())))
-        status = (await self.manager.describe(session))["status"]
-        self.answer({"members": list(views.values()), "connected": status["peers"] if status else []})
+        runtime = self.manager.running(session)
+        connected = runtime.peers(views) if runtime else []
+        self.answer({**answer, "members": list(views.values()), "connected": connected})
+
+    async def _members(self, session: str) -> list[Member]:
+        """Those that are asked for, named or not; of a session that runs here they are in memory."""
+        await self.manager.stored(session)
+        runtime = self.manager.running(session)
+        if runtime is None:
+            here = bool(self.number("here", 0, 0, 1))
+            return [] if here else await self.manager.in_record(session, Database.members)
+        return runtime.present() if self.number("here", 0, 0, 1) else runtime.members.everybody()
+
+
+def _called(member: Member, wanted: str) -> bool:
+    return wanted.casefold() in member.shown.casefold()
 
 
 def invite_view(invite: StoredInvite) -> dict[str, Any]:

@@ -121,12 +121,12 @@ class SessionManager:
     @property
     def live(self) -> list[str]:
         """The ids of the sessions that run or are paused on this server."""
-        return [name for name, runtime in self._runtimes.items() if runtime.status().state != "finished"]
+        return [name for name, runtime in self._runtimes.items() if runtime.state.phase != "finished"]
 
     @property
     def attended(self) -> list[str]:
         """The ids of the live sessions that peers are connected to."""
-        return [name for name in self.live if self._runtimes[name].status().peers]
+        return [name for name in self.live if self._runtimes[name].state.peers]
 
     # --- sessions
 

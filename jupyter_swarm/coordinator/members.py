@@ -106,6 +106,10 @@ class Members:
         token_hash = hash_secret(hello.token) if hello.token else ""
         return sum(attached.member.token_hash != token_hash for attached in self.peers())
 
+    def everybody(self) -> list[Member]:
+        """Who has ever been in the session, in the order in which they joined."""
+        return list(self._known.values())
+
     def peers(self) -> list[Attached]:
         """The connected peers."""
         return [attached for attached in self.connected.values() if attached.member.role == "peer"]

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from ..protocol.layout import Layout
 from ..protocol.records import RoundRecord
 from ..protocol.rules import SessionSpec
 from ..protocol.samples import Sample
-from ..store.rows import Level
+from ..store.rows import Level, Member
 from .checkpoints import Checkpoints
 from .delivery import Delivery
 from .holding import OWN, Holding
@@ -43,7 +43,7 @@ from .members import Attached, Members
 from .numbers import Numbers
 from .reception import Reception
 from .recording import Recorder
-from .status import SessionStatus, status_of
+from .status import PeerStatus, SessionStatus, in_order, peers_of, push, status_of
 from .steering import Steering
 from .storage import Storage
 from .traffic import Traffic
@@ -77,7 +77,7 @@ class SessionRuntime:
         self.joining = Joining(self)
         self.checkpoints = Checkpoints(self)
         self.keeping = StateKeeper(self)
-        self._viewers: list[Callable[[dict[str, Any]], None]] = []
+        self._viewers: list[Callable[[bytes], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
@@ -192,22 +192,34 @@ class SessionRuntime:
 
     def status(self) -> SessionStatus:
         """What the session is doing, for people and programs."""
-        return status_of(self.state, self.members, self.spec.name, self.metrics, self.now(), self.sample)
+        return status_of(self.state, self.members, self.traffic, self.spec.name, self.metrics, self.now(), self.sample)
+
+    def present(self) -> list[Member]:
+        """The connected peers, those first who are steered."""
+        order = in_order(self.state.peers.values())
+        return [self.members.connected[peer.id].member for peer in order if peer.id in self.members.connected]
+
+    def peers(self, some: Iterable[str]) -> list[PeerStatus]:
+        """What those of the peers with these ids do who are connected."""
+        here = [peer for one in some if (peer := self.state.peers.get(one))]
+        return peers_of(self.state, self.members, here, self.now())
 
     def status_message(self) -> m.Status:
         """The same in one line, for members."""
         state, reason = explain(self.state, self.now())
         return m.Status(self.generation, state, reason)
 
-    def add_viewer(self, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """`callback` gets every publication from now on; returns what ends that."""
+    def add_viewer(self, callback: Callable[[bytes], None]) -> Callable[[], None]:
+        """`callback` gets every publication from now on, as JSON; returns what ends that."""
         self._viewers.append(callback)
         return lambda: self._viewers.remove(callback)
 
     def publish(self, kind: str, **facts: Any) -> None:
         """Tell those who watch."""
-        for viewer in list(self._viewers):
-            viewer({"type": kind, **facts})
+        if self._viewers:
+            text = push(kind, **facts)
+            for viewer in list(self._viewers):
+                viewer(text)
 
     def publish_status(self) -> None:
         """Tell peers whose reason is another one, those who watch, and the disk."""
@@ -220,7 +232,7 @@ class SessionRuntime:
             if own.reason != attached.told and self.send(attached, own):
                 attached.told = own.reason
         if self._viewers:
-            self.publish("status", **msgspec.to_builtins(self.status()))
+            self.publish("status", **msgspec.structs.asdict(self.status()))
 
     def note(self, level: Level, text: str, member: str = "") -> None:
         """A line for the session's log and for those who watch."""
@@ -302,9 +314,9 @@ class SessionRuntime:
         if commit.mean_loss is not None:
             self.metrics["loss"] = commit.mean_loss
         self.checkpoints.committed(commit.round)
-        self.publish("commit", **msgspec.to_builtins(commit))
+        self.publish("commit", **msgspec.structs.asdict(commit))
 
     def _evaluated(self, message: m.Evaluated) -> None:
         self.metrics |= {f"held_out_{name}": value for name, value in message.metrics.items()}
         self.spawn(self.recorder.evaluated(message))
-        self.publish("evaluated", **msgspec.to_builtins(message))
+        self.publish("evaluated", **msgspec.structs.asdict(message))

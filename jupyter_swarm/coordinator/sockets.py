@@ -33,6 +33,7 @@ class FrameProtocol(WebSocketProtocol13):
 
     handler: FrameSocket
     _reads = 0
+    _ahead = b""
 
     async def write(self, opcode: int, payload: Buffer) -> None:
         """Send one message and wait until the socket has taken it. Raises StreamClosedError."""
@@ -77,10 +78,18 @@ class FrameProtocol(WebSocketProtocol13):
         self._reads += 1
         if self._reads % _READS == 0:
             await asyncio.sleep(0)
-        if len(view) < _JOINED:
-            view[:] = await self.stream.read_bytes(len(view))
+        size = len(view)
+        if size < _JOINED:
+            # What is small comes with more that is: a message's header, its mask and its payload by one read.
+            while len(self._ahead) < size:
+                self._ahead += await self.stream.read_bytes(_JOINED, partial=True)
+            view[:] = self._ahead[:size]
+            self._ahead = self._ahead[size:]
         else:
-            await self.stream.read_into(view)  # type: ignore[arg-type]  # any writable buffer will do
+            known, self._ahead = self._ahead[:size], self._ahead[size:]
+            view[: len(known)] = known
+            if len(known) < size:
+                await self.stream.read_into(view[len(known) :])  # type: ignore[arg-type]  # any writable buffer will do
         self.handler.connection.heard(len(view))
 
     def _on_control(self, opcode: int, payload: bytes) -> None:

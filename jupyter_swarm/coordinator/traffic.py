@@ -36,6 +36,10 @@ class Traffic:
             totals[attached.id] = _sum(totals.get(attached.id, (0, 0)), _moved(attached))
         return totals
 
+    def moved(self, members: Members) -> int:
+        """All bytes so far, both ways."""
+        return sum(map(sum, self._ended.values())) + sum(sum(_moved(attached)) for attached in members.peers())
+
     def of_round(self, round: int, totals: dict[str, Bytes], members: Members) -> list[Metric]:
         """What has moved since the last commit, as metrics of `round`: of every peer that is here or was meanwhile."""
         return self._metrics(round, totals, self._last, members)

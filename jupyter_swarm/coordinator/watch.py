@@ -12,6 +12,7 @@ from tornado.ioloop import PeriodicCallback
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from .guard import SUBPROTOCOL, Guarded, allows
+from .status import push
 
 _HEARTBEAT_SECONDS = 20.0
 """Proxies drop a WebSocket that is silent for a minute."""
@@ -63,10 +64,10 @@ class WatchSocket(SwarmSocket):
 
     def open(self, session: str) -> None:  # type: ignore[override]
         self.note_connection()
-        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_QUEUE)
-        self._push({"type": "status", **msgspec.to_builtins(self._runtime.status())})
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(_QUEUE)
+        self._push(push("status", **msgspec.structs.asdict(self._runtime.status())))
         self._stop_viewing = self._runtime.add_viewer(self._push)
-        self._heartbeat = PeriodicCallback(lambda: self._push({"type": "heartbeat"}), _HEARTBEAT_SECONDS * 1000)
+        self._heartbeat = PeriodicCallback(lambda: self._push(push("heartbeat")), _HEARTBEAT_SECONDS * 1000)
         self._heartbeat.start()
         self._writing = asyncio.get_running_loop().create_task(self._write())
 
@@ -79,7 +80,7 @@ class WatchSocket(SwarmSocket):
         self._heartbeat.stop()
         self._writing.cancel()
 
-    def _push(self, message: dict[str, Any]) -> None:
+    def _push(self, message: bytes) -> None:
         try:
             self._queue.put_nowait(message)
         except asyncio.QueueFull:
@@ -88,4 +89,4 @@ class WatchSocket(SwarmSocket):
     async def _write(self) -> None:
         with contextlib.suppress(WebSocketClosedError):
             while True:
-                await self.write_message(msgspec.json.encode(await self._queue.get()).decode())
+                await self.write_message(await self._queue.get())  # as text

@@ -91,11 +91,11 @@
     await catchUp(mine);
     const version = Math.max(0, view.latest());
     const { records } = await ask(`/records?after=${Math.max(0, version - 1)}&limit=1`);
-    const { members } = await ask("/peers?done=1");
+    const everybody = await ask("/peers?done=1");
     if (mine !== turn) return;
     const book = records.length ? records[0].book : { consumed: 0, own: 0 };
     const why = described.ending ? `: ${described.ending}` : "";
-    view.tookPart(members);
+    view.tookPart(everybody);
     view.status({
       session, version, state: "finished", reason: `finished after ${version} rounds${why}`, metrics: {}, peers: [],
       rounds: described.spec.settings.rounds, samples_done: book.consumed + book.own,
@@ -130,7 +130,7 @@
     if (message.type === "status") {
       view.status(message);
       if (message.state === "finished" && !message.peers.length && !view.hasPeers())
-        ask("/peers?done=1").then(({ members }) => mine === turn && view.tookPart(members), () => {});
+        ask("/peers?done=1").then((everybody) => mine === turn && view.tookPart(everybody), () => {});
     } else if (message.type === "commit") {
       view.metric({ version: message.round, name: "loss", mean: message.mean_loss });
       view.draw();

@@ -11,7 +11,7 @@ const view = (() => {
   const training = new Map(); // round -> loss
   const heldOut = new Map();
   const others = new Map(); // name of a held-out metric -> latest value
-  const moved = new Map(); // peer -> bytes: {before: of connections that it has lost, now}
+  const moved = { before: 0, now: 0 }; // bytes: before the server's last start, as far as seen, and since
   let version = null;
   let latest = -1; // the last version whose loss is known
   let commits = []; // the last ones: {time, samples, bytes}
@@ -90,25 +90,22 @@ const view = (() => {
     part("rounds").max = now.rounds || 1;
     part("rounds").value = now.version;
     for (const [name, value] of Object.entries(now.metrics)) if (value !== null) others.set(name, value);
-    countBytes(now.peers);
+    if (now.crowd) countBytes(now.crowd.bytes);
     seen(now);
     tiles(now);
     sample(now.sample);
-    if (now.peers.length || now.state !== "finished") peers(now.peers);
+    if (now.peers.length || now.state !== "finished") peers(now.peers, now.crowd);
     draw();
   }
 
   // --- the numbers
 
-  function countBytes(peers) {
-    for (const peer of peers) {
-      const known = moved.get(peer.id) ?? { before: 0, now: 0 };
-      const now = peer.bytes_sent + peer.bytes_received;
-      moved.set(peer.id, { before: known.before + (now < known.now ? known.now : 0), now });
-    }
+  function countBytes(now) {
+    if (now < moved.now) moved.before += moved.now;
+    moved.now = now;
   }
 
-  const movedInAll = () => [...moved.values()].reduce((sum, peer) => sum + peer.before + peer.now, 0);
+  const movedInAll = () => moved.before + moved.now;
 
   function seen(now) {
     const came = version !== null && now.version !== version;
@@ -181,11 +178,13 @@ const view = (() => {
 
   // --- the peers
 
-  function peers(list) {
-    const states = new Map();
-    for (const peer of list) states.set(peer.state, (states.get(peer.state) ?? 0) + 1);
-    const said = [...states].sort((one, other) => other[1] - one[1]).map(([word, number]) => `${number} ${word}`);
-    put(part("crowd"), said.length > 1 ? `${count(list.length)}: ${said.join(", ")}` : said.join("") || "nobody yet");
+  /** `list` may have the first of them only. */
+  function peers(list, crowd) {
+    const states = Object.entries(crowd.states).sort((one, other) => other[1] - one[1]);
+    const said = states.map(([word, number]) => `${count(number)} ${word}`);
+    const listed = crowd.peers > list.length ? `; ${count(list.length)} are listed` : "";
+    const all = said.length > 1 ? `${count(crowd.peers)}: ${said.join(", ")}` : said.join("") || "nobody yet";
+    put(part("crowd"), all + listed);
     part("peers").classList.toggle("crowded", list.length > CROWD);
     const rows = part("peer-rows");
     const shared = list.some((peer) => peer.share); // not before the first round
@@ -220,14 +219,16 @@ const view = (() => {
   }
 
   /** Of a session that is over: who took part. */
-  function tookPart(members) {
+  function tookPart({ members, count: everybody, done }) {
     const those = members.filter((one) => one.role === "peer");
-    const samples = those.reduce((sum, one) => sum + one.samples, 0);
-    for (const one of those) moved.set(one.member, { before: 0, now: one.bytes_up + one.bytes_down });
+    const { samples, bytes_up, bytes_down } = done;
+    const inAll = everybody - members.length + those.length; // holders are few, and were there first
+    countBytes(bytes_up + bytes_down);
     peers(
       those.map((one) => ({
         name: one.name, id: one.member, state: "took part", share: samples && one.samples / samples,
       })),
+      { peers: inAll, states: { "took part": inAll } },
     );
   }
 

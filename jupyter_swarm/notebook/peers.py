@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,7 +13,8 @@ from . import html
 from .parts import AskingButton, Said, button, choices, labelled, put, row, show
 
 _SHOWN = 50
-"""So many are shown at once; more are found by their names. Every refresh sends all that is shown to the page."""
+"""So many are asked for and shown at once; more are found by their names. Every refresh sends all of them to the page,
+and in each of many kernels there may be one that refreshes."""
 _SHARES = [("half of its speed", 0.5), ("a quarter", 0.25), ("a tenth", 0.1), ("all of it again", 1.0)]
 
 
@@ -31,9 +32,8 @@ class Peers:
         self.said = Said()
         self.table, self.more = widgets.HTML(), widgets.HTML()
         self.find = labelled(widgets.Text, "Find", "20em", placeholder="part of a name")
-        self.find.observe(lambda _: self._show(), "value")
+        self.find.observe(lambda _: self.said.trying(self.refresh), "value")
         scrolled = widgets.VBox([self.table], layout=widgets.Layout(max_height="24em", overflow="auto"))
-        self._found: list[Mapping[str, Any]] = []
         self.chosen = labelled(widgets.SelectMultiple, "Peers to steer", "26em", options=(), rows=4)
         self.share = labelled(widgets.Dropdown, "Work at", "16em", options=_SHARES)
         self.pause = self._button("Pause", "pause", "They get no work until you resume them", "pause")
@@ -46,7 +46,7 @@ class Peers:
             "times",
             "They are sent away and cannot come back as they are",
             lambda: f"Really remove {len(self.chosen.value)}?" if self.chosen.value else "",
-            lambda: self._steer("remove"),
+            self._remove,
         )
         self.chosen.observe(lambda _: self.remove.forget(), "value")
         buttons = [self.pause, self.resume, self.mute, self.unmute, self.remove]
@@ -56,28 +56,32 @@ class Peers:
 
     def refresh(self) -> None:
         """Show who is there now. Raises what the server answers."""
-        self._found = html.by_name(self.session.peers())
-        self.muted = frozenset(str(peer["id"]) for peer in self._found if peer.get("muted"))
-        self._show()
-
-    def _show(self) -> None:
-        wanted = self.find.value.strip().casefold()
-        found = [peer for peer in self._found if wanted in str(peer["name"] or peer["id"]).casefold()]
-        shown, chosen = found[:_SHOWN], self.chosen.value
+        wanted = self.find.value.strip()
+        found, count = self.session.find_peers(wanted, _SHOWN)
+        shown = html.by_name(found)
+        if not wanted:
+            self.muted = frozenset(str(peer["id"]) for peer in shown if peer.get("muted"))
         put(self.table, html.peers(shown, scrolls=False))
-        # Who is chosen stays so, found or not: what a button does must not change by itself.
-        kept = [peer for peer in self._found if peer["id"] in chosen and peer not in shown]
-        choices(self.chosen, [(str(peer["name"] or peer["id"]), peer["id"]) for peer in [*shown, *kept]])
-        counted = f"{len(found)} of {len(self._found)}" if wanted else f"{len(found)}"
-        first = f", the first {_SHOWN} are shown" if len(found) > _SHOWN else ""
-        put(self.more, html.quiet(f"{counted} connected{first}"))
-        show(self.find, bool(wanted) or len(self._found) > _SHOWN)
+        names = [(str(peer["name"] or peer["id"]), peer["id"]) for peer in shown]
+        if wanted or count > len(shown):
+            # Who is chosen stays so, found or not: what a button does must not change by itself.
+            ids = {peer for _, peer in names}
+            names += [(name, peer) for name, peer in self.chosen.options if peer in set(self.chosen.value) - ids]
+        choices(self.chosen, names)
+        called = " are called so" if wanted else ""
+        first = f", {_SHOWN} are shown" if count > _SHOWN else ""
+        put(self.more, html.quiet(f"{count} connected{called}{first}"))
+        show(self.find, bool(wanted) or count > _SHOWN)
 
     def _button(self, text: str, icon: str, tooltip: str, action: SteerAction) -> Any:
         def pressed() -> None:
             self._steer(action, **({"share": self.share.value} if action == "slow" else {}))
 
         return button(text, icon, tooltip, pressed)
+
+    def _remove(self) -> None:
+        self._steer("remove")
+        self.chosen.value = ()
 
     def _steer(self, action: SteerAction, **options: Any) -> None:
         chosen = self.chosen.value

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 import msgspec
@@ -241,9 +241,17 @@ class Client:
         """The lines of the session's log whose number is above `after`, in order."""
         return self._pages(f"sessions/{session}/events", "events", after)
 
-    def peers(self, session: str) -> dict[str, list[dict[str, Any]]]:
-        """members: everybody who has ever been in the session; connected: what those who are there do."""
-        found: dict[str, list[dict[str, Any]]] = self._ask("GET", f"sessions/{session}/peers")
+    def peers(self, session: str, find: str = "", here: bool = False, most: int = 0) -> dict[str, Any]:
+        """members: everybody who has ever been in the session; connected: what those who are there do; count: how many
+        members there are. find: those who have this in their names, or as id. here: only those who are connected, those
+        first who are steered. most: at most so many (0: all)."""
+        path = f"sessions/{session}/peers?here={int(here)}&find={quote(find)}&after="
+        found: dict[str, Any] = {"members": [], "connected": []}
+        after: int | None = 0
+        while after is not None:
+            page = self._ask("GET", f"{path}{after}" + (f"&limit={most}" if most else ""))
+            found = {"count": page["count"], **{key: found[key] + page[key] for key in ("members", "connected")}}
+            after = None if most else page["next"]
         return found
 
     def checkpoints(self, session: str) -> list[dict[str, Any]]:

@@ -120,7 +120,14 @@ class Session:
 
     def peers(self) -> list[dict[str, Any]]:
         """Who is connected: name, device, state, reason, speed (samples/s), share, bytes, as the server sees it."""
-        return self._client.peers(self.id)["connected"]
+        found: list[dict[str, Any]] = self._client.peers(self.id, here=True)["connected"]
+        return found
+
+    def find_peers(self, name: str, most: int) -> tuple[list[dict[str, Any]], int]:
+        """At most so many of those who are connected and have `name` in theirs, as `peers` lists them, those first who
+        are steered; and how many they are."""
+        found = self._client.peers(self.id, name, here=True, most=most)
+        return found["connected"], found["count"]
 
     # --- what is
 

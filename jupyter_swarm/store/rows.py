@@ -6,6 +6,7 @@ All times are seconds since 1970.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -102,6 +103,14 @@ class Done(msgspec.Struct, frozen=True):
     samples: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+
+
+def in_all(done: Iterable[Done]) -> Done:
+    """What several members have done together."""
+    samples, up, down = 0, 0, 0
+    for one in done:
+        samples, up, down = samples + one.samples, up + one.bytes_up, down + one.bytes_down
+    return Done(samples, up, down)
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True):

@@ -41,7 +41,9 @@ export interface IStatus {
   readonly version: number;
   /** The session ends after so many; 0: when somebody stops it. */
   readonly rounds: number;
+  /** The first of them only, if they are many; `crowd` counts all. */
   readonly peers: readonly IPeer[];
+  readonly crowd: { readonly peers: number; readonly speed: number };
   /** Null where a number is not finite. */
   readonly metrics: Readonly<Record<string, number | null>>;
   readonly strategy: string;
@@ -175,10 +177,16 @@ export class SwarmApi {
     return (await this._json<{ note: string }>('POST', path, body)).note;
   }
 
+  /** The first of the connected peers that have `name` in theirs. */
+  async findPeers(session: string, name: string): Promise<readonly IPeer[]> {
+    const path = `sessions/${session}/peers?here=1&find=${encodeURIComponent(name)}`;
+    return (await this._json<{ connected: IPeer[] }>('GET', path)).connected;
+  }
+
   /** The name of a peer that is muted, for whoever may steer; '' if it is not. */
   async hiddenName(session: string, peer: string): Promise<string> {
     type Members = { members: { member: string; hidden_name: string }[] };
-    const { members } = await this._json<Members>('GET', `sessions/${session}/peers`);
+    const { members } = await this._json<Members>('GET', `sessions/${session}/peers?find=${encodeURIComponent(peer)}`);
     return members.find(one => one.member === peer)?.hidden_name ?? '';
   }
 

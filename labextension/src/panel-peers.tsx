@@ -10,16 +10,21 @@ import { isSlowed, openPeerMenu } from './peer-menu.js';
 
 /** More are found by their names. */
 const MANY = 12;
+const TYPING_MS = 300;
 
 export const Peers = React.memo(function Peers(props: {
   session: string;
+  /** The first of them, if they are too many. */
   peers: readonly IPeer[];
+  count: number;
   context: IContext;
 }): JSX.Element {
-  const { session, peers, context } = props;
+  const { session, peers, count, context } = props;
   const { trans } = context;
   const [wanted, setWanted] = React.useState('');
-  const shown = wanted ? peers.filter(peer => nameOf(peer).toLowerCase().includes(wanted.toLowerCase())) : peers;
+  const all = peers.length >= count;
+  const found = useFound(session, all ? '' : wanted, peers, context);
+  const shown = all ? peers.filter(peer => nameOf(peer).toLowerCase().includes(wanted.toLowerCase())) : found;
   if (!peers.length) {
     return <p className="swarm-quiet">{trans.__('Nobody is connected.')}</p>;
   }
@@ -41,9 +46,39 @@ export const Peers = React.memo(function Peers(props: {
         ))}
       </ul>
       {shown.length ? null : <p className="swarm-quiet">{trans.__('Nobody here is called so.')}</p>}
+      {all || wanted ? null : (
+        <p className="swarm-quiet">
+          {trans.__('%1 of %2 are shown: find the others by their names.', peers.length, count)}
+        </p>
+      )}
     </>
   );
 });
+
+/** Of a crowd whose status has the first only: those who are called so, as the server finds them, anew with each status;
+ * the first until it has. */
+function useFound(session: string, wanted: string, first: readonly IPeer[], context: IContext): readonly IPeer[] {
+  const [found, setFound] = React.useState<readonly IPeer[] | null>(null);
+  const { api } = context.model;
+  React.useEffect(() => {
+    if (!wanted) {
+      setFound(null);
+      return;
+    }
+    let over = false;
+    const asking = window.setTimeout(() => {
+      void api.findPeers(session, wanted).then(
+        some => over || setFound(some),
+        () => undefined // the next status asks again
+      );
+    }, TYPING_MS);
+    return () => {
+      over = true;
+      window.clearTimeout(asking);
+    };
+  }, [api, session, wanted, first]);
+  return (wanted && found) || first;
+}
 
 interface IPeerProps {
   readonly peer: IPeer;

@@ -96,7 +96,7 @@ function Progress({ status, trans }: { status: IStatus; trans: TranslationBundle
 }
 
 function Tiles({ status, trans }: { status: IStatus; trans: TranslationBundle }): JSX.Element {
-  const speed = status.peers.reduce((sum, peer) => sum + peer.speed, 0);
+  const { peers, speed } = status.crowd;
   const heldOut = Object.entries(status.metrics).filter(([name]) => name.startsWith('held_out_'));
   const metrics = status.metrics.loss === undefined ? heldOut : [['loss', status.metrics.loss] as const, ...heldOut];
   const tiles: [string, string][] = [
@@ -105,7 +105,7 @@ function Tiles({ status, trans }: { status: IStatus; trans: TranslationBundle })
       String(status.version)
     ],
     ...metrics.slice(0, MOST).map(([name, value]): [string, string] => [metric(name, trans), short(value)]),
-    [trans.__('peers'), String(status.peers.length)],
+    [trans.__('peers'), String(peers)],
     [trans.__('samples/s'), speed ? short(speed) : '–']
   ];
   return (

@@ -141,7 +141,9 @@ function Panel({ model, commands, trans, themes, large }: IPanelOptions): JSX.El
 function One({ chosen, context, theme }: { chosen: IChosen; context: IContext; theme: string }): JSX.Element {
   const { trans } = context;
   const { session, invites, checkpoints, events } = chosen;
-  const peers = (!chosen.gone && chosen.status?.peers) || NOBODY;
+  const status = chosen.gone ? null : chosen.status;
+  const peers = status?.peers ?? NOBODY;
+  const count = status?.crowd.peers ?? 0;
   const running = !chosen.gone && !!chosen.view && isRunning(chosen.view);
   const sample = chosen.status?.sample ?? chosen.view?.sample;
   return (
@@ -158,8 +160,8 @@ function One({ chosen, context, theme }: { chosen: IChosen; context: IContext; t
         ) : null}
       </div>
       <div className="swarm-column">
-        <Section title={trans.__('Peers')} count={peers.length}>
-          <Peers session={session} peers={peers} context={context} />
+        <Section title={trans.__('Peers')} count={count}>
+          <Peers session={session} peers={peers} count={count} context={context} />
         </Section>
         <Section title={trans.__('Invites')} open={running}>
           <Invites session={session} list={invites} open={running} outside={!!chosen.view?.outside} context={context} />

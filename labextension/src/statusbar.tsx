@@ -36,7 +36,7 @@ function Item(props: { model: SwarmModel; trans: TranslationBundle; pressed: () 
   if (!status) {
     return null;
   }
-  const peers = trans._n('%1 peer', '%1 peers', status.peers.length);
+  const peers = trans._n('%1 peer', '%1 peers', status.crowd.peers);
   const round = trans.__('round %1', status.version);
   const text = [`${status.name}: ${stateWord(status.state, trans)}`, round, peers].join(' · ');
   return (

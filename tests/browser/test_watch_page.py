@@ -252,8 +252,9 @@ async def test_thousands_of_rounds_and_two_hundred_peers(
     status["peers"] = [{**one, "id": str(number), "name": name} for number, name in enumerate(names)]
     status["peers"][7] |= {"state": "waiting", "reason": "for the other peers of this round", "waited_for": "peer 3"}
     monkeypatch.setattr(runtime, "publish_status", lambda: None)
+    status["crowd"] |= {"peers": 1200, "states": {"training": 1198, "waiting": 2}}
     runtime.publish("status", **status)
-    await expect(page.locator("#crowd")).to_have_text("200: 199 training, 1 waiting")
+    await expect(page.locator("#crowd")).to_have_text("1,200: 1,198 training, 2 waiting; 200 are listed")
     shown = page.locator("#peer-rows tr")
     await expect(shown).to_have_count(200)
     assert [await shown.nth(number).locator("th").inner_text() for number in (0, 1, 199)] == [*names[:2], names[199]]

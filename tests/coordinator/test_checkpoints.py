@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -44,7 +45,13 @@ async def export_session(manager: SessionManager) -> str:
 def notes(runtime: SessionRuntime) -> list[dict[str, Any]]:
     """What the session tells from now on, but for its status."""
     seen: list[dict[str, Any]] = []
-    runtime.add_viewer(lambda message: seen.append(message) if message["type"] in ("event", "checkpoint") else None)
+
+    def look(message: bytes) -> None:
+        told = json.loads(message)
+        if told["type"] in ("event", "checkpoint"):
+            seen.append(told)
+
+    runtime.add_viewer(look)
     return seen
 
 

@@ -177,6 +177,32 @@ async def test_what_each_has_done_is_told_to_whoever_asks(swarm: Swarm) -> None:
     assert "samples" not in member
 
 
+async def test_peers_are_listed_page_by_page_and_found_by_name(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    peers = [await joined(swarm, session, name) for name in ("ann", "Bob", "bobby", "cem", "dan")]
+    peers[3].socket.close()
+    while len(swarm.manager.runtime(session).members.peers()) > 4:
+        await asyncio.sleep(0.01)
+    path = f"sessions/{session}/peers"
+
+    async def names(query: str) -> tuple[list[str], list[str], int, int | None]:
+        found = await asked(swarm, f"{path}?{query}")
+        members, connected = ([one["name"] for one in found[key]] for key in ("members", "connected"))
+        return members, connected, found["count"], found["next"]
+
+    assert await names("limit=2") == (["ann", "Bob"], ["ann", "Bob"], 5, 2)
+    assert await names("limit=2&after=2") == (["bobby", "cem"], ["bobby"], 5, 4)
+    assert await names("limit=2&after=4") == (["dan"], ["dan"], 5, None)
+    assert await names("here=1&limit=3&after=3") == (["dan"], ["dan"], 4, None)
+    assert await names("find=BOB") == (["Bob", "bobby"], ["Bob", "bobby"], 2, None)
+    assert await names("find=peer-4") == (["cem"], [], 1, None)
+    assert await names("find=c&here=1") == ([], [], 0, None)
+    await steer(swarm, session, "peer-2", "mute")
+    assert await names("find=bob") == (["bobby"], ["bobby"], 1, None), "a hidden name finds nobody"
+    done = await asked(swarm, f"{path}?done=1&limit=1")
+    assert done["done"]["bytes_up"] >= done["members"][0]["bytes_up"]
+
+
 async def test_whoever_comes_back_to_a_full_session_has_its_place(swarm: Swarm) -> None:
     """Before the server knows that the old connection is dead."""
     session = await swarm.open_session(capacity=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ async def test_a_refusal_of_the_disk_in_background_work_is_noted_and_no_more(tmp
     async with managed(tmp_path / "swarm") as manager:
         runtime = manager.runtime(await open_session(manager))
         seen: list[dict[str, Any]] = []
-        runtime.add_viewer(seen.append)
+        runtime.add_viewer(lambda message: seen.append(json.loads(message)))
         runtime.spawn(refused())
         await eventually(lambda: seen)
         assert (seen[0]["level"], seen[0]["text"]) == ("error", "The disk is full.")

@@ -6,8 +6,10 @@ import json
 import random
 import socket
 import threading
+from typing import Any
 
 import pytest
+from tornado.iostream import IOStream
 from websockets.frames import Frame, Opcode
 
 from jupyter_swarm.link import Timing
@@ -49,6 +51,40 @@ def test_an_independent_client_gets_its_frames_back(server: Server) -> None:
         one.send([b"in ", b"three ", b"fragments"])
         assert one.recv(PATIENCE) == b"in three fragments"
         assert one.ping().wait(PATIENCE)
+
+
+def test_frames_small_and_large_arrive_whole_however_they_are_cut(server: Server) -> None:
+    some = random.Random(7)
+    sizes = [some.choice((0, 1, 5, 125, 126, 4000, 4090, 4096, 5000, 70_000)) for _ in range(120)]
+    frames = [some.randbytes(size) for size in sizes]
+    wire = b"".join(masked(Opcode.BINARY, frame) for frame in frames)
+    with raw_client(server) as one:
+        at = 0
+        while at < len(wire):
+            step = some.choice((1, 3, 2000, 30_000))
+            one.sendall(wire[at : at + step])
+            at += step
+        server.gate.set()
+        arrived = [server.expect("frame") for _ in frames]
+    assert arrived == frames
+
+
+def test_small_messages_that_came_together_are_read_together(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    read_bytes = IOStream.read_bytes
+
+    def counted(stream: IOStream, size: int, partial: bool = False) -> Any:
+        reads.append(size)
+        return read_bytes(stream, size, partial)
+
+    monkeypatch.setattr(IOStream, "read_bytes", counted)
+    with raw_client(server) as one:
+        reads.clear()
+        one.sendall(30 * masked(Opcode.TEXT, WORK.encode()))
+        for _ in range(30):
+            server.expect("message")
+    assert 30 * len(WORK) > 1000
+    assert len(reads) < 10
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,22 @@ async def test_a_viewer_that_falls_behind_is_let_go_and_costs_no_memory(swarm: S
     assert count < 300
 
 
+async def test_what_is_pushed_is_written_once_for_all_viewers(swarm: Swarm) -> None:
+    session = await swarm.open_session()
+    runtime = swarm.manager.runtime(session)
+    one: list[bytes] = []
+    two: list[bytes] = []
+    ends = [runtime.add_viewer(seen.append) for seen in (one, two)]
+    runtime.publish_status()
+    runtime.publish("event", text="Ann joined.")
+    assert [json.loads(message)["type"] for message in one] == ["status", "event"]
+    assert all(mine is theirs for mine, theirs in zip(one, two, strict=True))
+    for end in ends:
+        end()
+    runtime.publish("event", text="Ann is gone.")
+    assert len(one) == 2
+
+
 async def test_revoking_an_invite_closes_its_viewers_only(swarm: Swarm) -> None:
     session = await swarm.open_session()
     first = await watch(swarm, session, await swarm.member(session, "viewer"))

@@ -96,6 +96,10 @@ class Session:
     def peers(self) -> list[dict[str, Any]]:
         return self.people
 
+    def find_peers(self, name: str, most: int) -> tuple[list[dict[str, Any]], int]:
+        found = [one for one in self.people if name.casefold() in one["name"].casefold()]
+        return found[:most], len(found)
+
     def steer(self, peer: str, action: str, share: float = 0.5) -> None:
         self._fail()
         self.done.append((peer, action, share) if action == "slow" else (peer, action))
