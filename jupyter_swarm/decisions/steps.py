@@ -73,7 +73,7 @@ def steps_for(state: State, peer: Peer) -> int:
 
 def next_piece(state: State, peer: Peer, now: float) -> Piece | None:
     """The samples for the peer's next steps, None if it has had all of its round."""
-    left = _left(state, peer)
+    left = to_lease(state, peer)
     if left <= 0 or (state.round.closing and not ahead(state, peer)):
         return None
     if peer.own_samples:
@@ -87,7 +87,7 @@ def next_piece(state: State, peer: Peer, now: float) -> Piece | None:
 
 def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
     """Lease samples of `piece`, which `next_piece` gave: as many as the peer's steps need."""
-    left = _left(state, peer)
+    left = to_lease(state, peer)
     size = piece.stop - piece.start if piece.failures else min(left, piece.stop - piece.start)
     if not peer.own_samples:
         piece.start += size
@@ -106,7 +106,7 @@ def take(state: State, peer: Peer, piece: Piece, now: float) -> Lease:
     return lease
 
 
-def _left(state: State, peer: Peer) -> int:
+def to_lease(state: State, peer: Peer) -> int:
     """Samples of the peer's steps in its round that it has not been leased."""
     wanted = steps_for(state, peer) * state.rule.inner_batch
     if not ahead(state, peer):

@@ -33,8 +33,12 @@ def wait(state: State, peer: Peer) -> None:
 def dispatch(state: State, now: float) -> list[Effect]:
     """Work has come back or may be given again: serve those that wait, the longest waiting first."""
     effects: list[Effect] = []
-    for peer_id in list(state.waiting):
-        effects += serve(state, state.peers[peer_id], now)
+    pieces = state.evaluation is not None and bool(state.evaluation.free)
+    in_steps = state.in_steps and not pieces
+    for peer in [state.peers[name] for name in state.waiting]:
+        # There is nothing for whoever has had all its steps.
+        if not in_steps or peer.leases or steps.to_lease(state, peer) > 0:
+            effects += serve(state, peer, now)
     return effects
 
 

@@ -7,7 +7,8 @@ import math
 import msgspec
 
 from ..protocol.errors import SettingError
-from ..protocol.rules import RoundRule, SessionSettings
+from ..protocol.layout import Stream
+from ..protocol.rules import Codec, RoundRule, SessionSettings
 
 MOST_PEERS = 1_000_000
 
@@ -26,13 +27,24 @@ class Machine(msgspec.Struct, frozen=True):
     link: Link
 
 
+_OF_A_MERGE = {
+    Codec.FP32: 8.2e9, Codec.FP16: 4.4e9, Codec.BF16: 3.9e9, Codec.INT8: 2.8e9, Codec.INT4: 1.7e9, Codec.TOPK: 2.9e9,
+}  # fmt: skip
+"""Bytes of fp32 numbers a second that one core adds up: `tests.benchmarks.codecs`, November 2026, 2 virtual cores."""
+_OF_ENCODING = {
+    Codec.FP32: 4.0e9, Codec.FP16: 4.0e9, Codec.BF16: 9.2e9, Codec.INT8: 1.3e9, Codec.INT4: 0.82e9, Codec.TOPK: 0.28e9,
+}  # fmt: skip
+"""The same of what a peer encodes and sends, or the server."""
+_OF_THE_REST = 1e9
+"""The same of what a peer does besides: norms, applying packets, loading its model, digests."""
+
+
 class Scenario(msgspec.Struct, frozen=True):
     """A session that could be.
 
     parameters: trained numbers of the model. peers: one machine each. server: the link of the Jupyter server, which
-    receives from all peers and sends to all. trip: seconds of a message there and back. merging, handling: bytes of
-    fp32 numbers a second that the server adds up of contributions, and that a peer packs, unpacks and loads into its
-    model in a round. recording: seconds that a round's record takes to be on disk.
+    receives from all peers and sends to all. trip: seconds of a message there and back. recording: seconds that a
+    round's record takes to be on disk.
     """
 
     rule: RoundRule
@@ -41,18 +53,22 @@ class Scenario(msgspec.Struct, frozen=True):
     server: Link
     trip: float = 0.03
     settings: SessionSettings = SessionSettings()
-    merging: float = 3e9
-    handling: float = 1e9
     recording: float = 0.01
 
     @property
     def handling_seconds(self) -> float:
         """What a peer is busy with in a round besides its steps."""
-        return 4 * self.parameters / self.rule.fragments / self.handling
+        return self._exchanged * (1 / _OF_THE_REST + 1 / _OF_ENCODING[self.rule.stream(Stream.GRADIENT).up])
 
     def merging_seconds(self, contributions: int) -> float:
         """From the last contribution until the packets are ready."""
-        return 4 * self.parameters / self.rule.fragments * (contributions + 1) / self.merging
+        gradient = self.rule.stream(Stream.GRADIENT)
+        return self._exchanged * (contributions / _OF_A_MERGE[gradient.up] + 1 / _OF_ENCODING[gradient.down])
+
+    @property
+    def _exchanged(self) -> float:
+        """Bytes of fp32 numbers."""
+        return 4 * self.parameters / self.rule.fragments
 
 
 def check(scenario: Scenario) -> None:
@@ -65,7 +81,6 @@ def check(scenario: Scenario) -> None:
     for name, values in {
         "A link's rate": [rate for link in rates for rate in (link.up, link.down)],
         "A peer's speed": [machine.speed for machine in scenario.peers],
-        "What is merged a second": [scenario.merging, scenario.handling],
     }.items():
         if not all(0 < value < math.inf for value in values):
             raise SettingError(f"{name} is {min(values):g}.", todo="Choose a number above 0.")

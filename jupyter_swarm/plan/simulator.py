@@ -157,10 +157,9 @@ class Session:
         self.clock.after(_TICK, self._tick)
         while len(self._commits) <= self.trial.rounds:
             self.clock.step()
-            self._stands_still()
         return self._report()
 
-    def _stands_still(self) -> None:
+    def _check_that_it_goes_on(self) -> None:
         last = self._commits[-1] if self._commits else 0.0
         usual = 10 * (self._commits[-1] - self._commits[0]) / max(len(self._commits) - 1, 1) if self._commits else 0.0
         alone = max(self.rule.inner_steps * self.rule.inner_batch, self.rule.target_batch)
@@ -173,6 +172,7 @@ class Session:
 
     def _tick(self) -> None:
         self.handle(e.Tick())
+        self._check_that_it_goes_on()
         self.clock.after(_TICK, self._tick)
 
     def _comes(self, peer: VirtualPeer) -> None:
