@@ -131,7 +131,11 @@ def status_of(
         metrics=dict(metrics),
         strategy=state.rule.strategy,
         next_strategy=next(
-            (NextStrategy(one.round, one.rule.strategy) for one in state.changes if one.round > state.round.number),
+            (
+                NextStrategy(one.round, one.rule.strategy)
+                for one in state.changes
+                if one.round > state.round.number and not one.reason
+            ),
             None,
         ),
         sample=sample,

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import xarray as xr
 
+from ..decisions.links import codecs_text
 from ..protocol.rules import RoundRule, SessionSettings, SessionSpec, StrategyChange
 from .rows import HELD_OUT, MemberRow
 
@@ -268,8 +269,16 @@ def _peers(card: RunCard) -> str:
 def _rules(card: RunCard) -> str:
     if not card.rules:
         return ""
-    rows = [(change.round, _plain(change.rule.strategy), f"`{_optimizers(change.rule)}`") for change in card.rules]
-    return "## Strategy\n\n" + _table(("from round", "strategy", "optimizer"), rows)
+    rows = [
+        (change.round, _plain(change.rule.strategy), f"`{_optimizers(change.rule)}`", _plain(_codecs(change)))
+        for change in card.rules
+    ]
+    return "## Strategy\n\n" + _table(("from round", "strategy", "optimizer", "codecs"), rows)
+
+
+def _codecs(change: StrategyChange) -> str:
+    """What the gradient travels in; where the session has chosen it, the reason says so too."""
+    return change.reason or codecs_text(change.rule)
 
 
 def _optimizers(rule: RoundRule) -> str:

@@ -144,6 +144,10 @@ def peers(found: Iterable[Mapping[str, Any]], scrolls: bool = True) -> str:
             str(peer["device"]),
             f"{peer['speed']:,.3g}" if peer["speed"] < 1000 else f"{peer['speed']:,.0f}",
             f"{100 * peer['share']:.0f} %",
+            _link(peer),
+            _measured(1000 * float(peer.get("round_trip") or 0.0), "ms"),
+            _measured(float(peer.get("step_seconds") or 0.0), "s"),
+            _measured(float(peer.get("free_memory") or 0.0) / 1e9, "GB"),
             f"{(peer['bytes_sent'] + peer['bytes_received']) / 1e6:,.1f}",
             ", ".join([in_words(str(peer["state"]), str(peer["reason"])), *_steered(peer)]),
         )
@@ -151,9 +155,28 @@ def peers(found: Iterable[Mapping[str, Any]], scrolls: bool = True) -> str:
     ]
     if not rows:
         return lines("Nobody is connected.")
-    return table(
-        ("peer", "device", "samples/s", "share", "MB", "state and why"), rows, "who is connected", scrolls=scrolls
-    )
+    link = ("Mbit/s ↑ / ↓", "round trip", "step", "free")
+    head = ("peer", "device", "samples/s", "share", *link, "MB moved", "state and why")
+    return table(head, rows, "who is connected", scrolls=scrolls)
+
+
+def peer_line(peer: Mapping[str, Any]) -> str:
+    """One peer, for terminals."""
+    doing = f"{peer['name'] or peer['id']}: {peer['state']} {peer['reason']}".rstrip()
+    if not (peer.get("up") or peer.get("down")):
+        return doing
+    return f"{doing}; ↑ / ↓ {_link(peer)} Mbit/s, {_measured(1000 * float(peer.get('round_trip') or 0.0), 'ms')}"
+
+
+def _link(peer: Mapping[str, Any]) -> str:
+    """Up and down in Mbit/s, as the server has measured them."""
+    return " / ".join(_measured(8e-6 * float(peer.get(way) or 0.0)) for way in ("up", "down"))
+
+
+def _measured(value: float, unit: str = "") -> str:
+    """A measurement with two digits that count, or a dash where there is none."""
+    digits = f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
+    return f"{digits} {unit}".rstrip() if value else "–"
 
 
 def _steered(peer: Mapping[str, Any]) -> list[str]:

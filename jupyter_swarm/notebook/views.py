@@ -138,7 +138,7 @@ def _panel(notebook: Notebook, session: Session, theme: PanelTheme, invite: Invi
 def show_peers(found: Iterable[Mapping[str, Any]]) -> None:
     """A table."""
     found = html.by_name(found)
-    plain = "\n".join(f"{peer['name'] or peer['id']}: {peer['state']} {peer['reason']}".rstrip() for peer in found)
+    plain = "\n".join(html.peer_line(peer) for peer in found)
     display(Shown(html.peers(found), plain or "Nobody is connected."))
 
 

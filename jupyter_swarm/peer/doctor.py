@@ -21,6 +21,7 @@ from typing import Any
 
 from websockets.uri import WebSocketURI, parse_uri
 
+from ..decisions.links import mbit_text
 from ..link.opening import find_proxy, open_websocket
 from ..protocol.addresses import base_of
 from ..protocol.errors import InviteError, LinkError, SwarmError
@@ -258,8 +259,8 @@ class _Examination:
             opened.socket.close()
         trip, up, down = self._speed
         return (
-            f"Open; 1 MiB came back whole. Round trip {1000 * trip:.0f} ms, up {up / 1e6:.3g} MB/s, "
-            f"down {down / 1e6:.3g} MB/s."
+            f"Open; 1 MiB came back whole. Round trip {1000 * trip:.0f} ms, {mbit_text(up)} up, "
+            f"{mbit_text(down)} down."
         )
 
     def _estimate(self) -> tuple[str, str]:

@@ -119,7 +119,8 @@ class Session:
         return self._client.events(self.id)
 
     def peers(self) -> list[dict[str, Any]]:
-        """Who is connected: name, device, state, reason, speed (samples/s), share, bytes, as the server sees it."""
+        """Who is connected: name, device, state, reason, speed (samples/s), share, bytes, as the server sees it; of the
+        link what it has measured: up and down (bytes/s), round_trip (s); step_seconds, free_memory (bytes)."""
         found: list[dict[str, Any]] = self._client.peers(self.id, here=True)["connected"]
         return found
 

@@ -16,6 +16,15 @@ export interface IPeer {
   readonly reason: string;
   /** Samples per second. */
   readonly speed: number;
+  /** Bytes per second of its link, as the server has measured them; 0: not yet. */
+  readonly up: number;
+  readonly down: number;
+  /** Seconds; 0: not measured. */
+  readonly round_trip: number;
+  /** Seconds that it needs for an inner step; 0 where a round has none. */
+  readonly step_seconds: number;
+  /** Bytes that are free on the device that it trains on; 0: not known. */
+  readonly free_memory: number;
   /** Of all samples that were accepted, from 0 to 1. */
   readonly share: number;
   /** Others do not see its own name, and neither does `name` tell it. */
@@ -47,6 +56,9 @@ export interface IStatus {
   /** Null where a number is not finite. */
   readonly metrics: Readonly<Record<string, number | null>>;
   readonly strategy: string;
+  /** What travels up and down, in words, and why, if the session has chosen it. */
+  readonly codecs: string;
+  readonly codecs_because: string;
   readonly next_strategy: { readonly round: number; readonly strategy: string } | null;
   readonly sample: ISample | null;
 }

@@ -1,9 +1,9 @@
-// Who is there: device, speed, share, state and the reason for waiting; and what the owner can do about it.
+// Who is there: device, speed, share, link, state and the reason for waiting; and what the owner can do about it.
 
 import * as React from 'react';
 
 import type { IPeer, PeerAction } from './api.js';
-import { percent, speed } from './format.js';
+import { measured, percent, speed } from './format.js';
 import { type IContext } from './panel-parts.js';
 import { agreed, stateWord } from './panel-status.js';
 import { isSlowed, openPeerMenu } from './peer-menu.js';
@@ -126,6 +126,9 @@ const Peer = React.memo(
           <span>{peer.device}</span>
           <span>{speed(peer.speed, trans)}</span>
           <span>{trans.__('%1 of all', percent(peer.share))}</span>
+          {measured(peer, trans).map(text => (
+            <span key={text}>{text}</span>
+          ))}
         </span>
         <span className="swarm-share" aria-hidden="true">
           <span style={{ width: `${100 * peer.share}%` }} />
@@ -134,12 +137,14 @@ const Peer = React.memo(
     );
   },
   (before, after) =>
-    before.session === after.session && before.context === after.context && looksOf(before.peer) === looksOf(after.peer)
+    before.session === after.session &&
+    before.context === after.context &&
+    looksOf(before.peer, before.context) === looksOf(after.peer, after.context)
 );
 
-function looksOf(peer: IPeer): string {
+function looksOf(peer: IPeer, { trans }: IContext): string {
   const { name, device, state, reason, muted, paused_by, slowed } = peer;
-  const rounded = [peer.speed.toPrecision(3), percent(peer.share)];
+  const rounded = [peer.speed.toPrecision(3), percent(peer.share), ...measured(peer, trans)];
   return JSON.stringify([name, device, state, reason, muted, paused_by, slowed, rounded]);
 }
 

@@ -45,6 +45,7 @@ export function Status({ chosen, context }: { chosen: IChosen; context: IContext
       <p className="swarm-reason">{reasonOf(chosen, trans)}</p>
       {status ? <Progress status={status} trans={trans} /> : null}
       {status ? <Tiles status={status} trans={trans} /> : null}
+      {status?.codecs_because ? <p className="swarm-quiet">{status.codecs_because}</p> : null}
       <Steering chosen={chosen} context={context} />
     </section>
   );

@@ -160,6 +160,18 @@ def test_names_of_others_are_text_and_colours_are_the_pages(session: Session) ->
         assert not re.search(r"[;\"]color:(?!var\(|inherit)", text)
 
 
+def test_what_is_measured_of_a_peer_is_shown_with_its_units() -> None:
+    link = {"up": 1.5e6, "down": 1.25e7, "round_trip": 0.0234, "step_seconds": 0.214, "free_memory": 3_140_000_000}
+    text = re.sub(r"<[^>]+>", "|", html.peers([{**PEER, **link}]))
+    for head in ("Mbit/s ↑ / ↓", "round trip", "step", "free"):
+        assert f"|{head}|" in text
+    for value in ("12 / 100", "23 ms", "0.21 s", "3.1 GB"):
+        assert f"|{value}|" in text
+    assert html.peer_line({**PEER, **link}).endswith("; ↑ / ↓ 12 / 100 Mbit/s, 23 ms")
+    assert "– / –" in html.peers([PEER]), "not measured yet, or by an older server"
+    assert "Mbit/s" not in html.peer_line(PEER)
+
+
 def test_the_bundle_has_the_view_and_the_picture_and_at_the_end_only_the_picture(session: Session) -> None:
     panel = Panel(session)  # type: ignore[arg-type]
     assert set(panel._repr_mimebundle_()) == {VIEW, "image/png", "text/plain"}
