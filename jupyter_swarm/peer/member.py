@@ -214,7 +214,8 @@ class Member:
         rule = self._spec.rule_of(lease.round)
         if self._contribution is not None and not rule.overlap:
             self._forget_work()
-        self._record.set(state="training", reason="")
+        if not self.paused:  # a lease that was on its way when the user paused this peer
+            self._record.set(state="training", reason="")
         self._steps_go_on = rule.overlap
         try:
             return self._work.train(lease, rule, bool(self.paused), self._computed)
