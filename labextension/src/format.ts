@@ -17,7 +17,7 @@ export function measured(peer: IMeasured, trans: TranslationBundle): string[] {
   const { up, down, round_trip, step_seconds, free_memory } = peer;
   return [
     up || down ? trans.__('↑ %1 ↓ %2 Mbit/s', mbit(up), mbit(down)) : '',
-    round_trip ? trans.__('%1 ms there and back', digits(1000 * round_trip)) : '',
+    round_trip ? trans.__('%1 ms round trip', digits(1000 * round_trip)) : '',
     step_seconds ? trans.__('%1 s/step', digits(step_seconds)) : '',
     free_memory ? trans.__('%1 GB free', digits(free_memory / 1e9)) : ''
   ].filter(Boolean);

@@ -61,6 +61,8 @@ async def test_a_session_is_seen_as_it_goes(swarm: Swarm, page: Page) -> None:
     await expect(tile(panel, "held-out loss")).to_have_text("2")
     await expect(panel.locator(".swarm-peer .swarm-name")).to_have_text("ann")
     await expect(panel.locator(".swarm-peer .swarm-facts")).to_contain_text("100\u202f% of all")
+    await expect(panel.locator(".swarm-peer .swarm-facts")).to_contain_text(re.compile(r"↑ [\d.]+.* ↓ .* Mbit/s"))
+    await expect(panel.locator(".swarm-peer .swarm-facts")).to_contain_text("ms round trip")
     curve = panel.get_by_role("slider", name="Curve of loss")
     await expect(curve).to_have_attribute("aria-valuetext", "round 3: training 1, held-out 2")
     await peer.train(7)
