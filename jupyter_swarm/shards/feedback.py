@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..protocol.layout import Layout, Stream
 from ..protocol.rules import Codec, StreamRule
-from .codecs import accumulate, encode, encoded_bytes, new_scratch, square_of
+from ..protocol.sizes import encoded_bytes
+from .codecs import accumulate, encode, new_scratch, square_of
 from .vector import FlatVector
 
 MISSED_ROUNDS = 3
@@ -53,7 +54,6 @@ class ErrorFeedback:
         self.codec = ""
         self._layout = layout
         self._residual: FlatVector | None = None
-        self._version = 0
         self._scratch = new_scratch()
 
     @property

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 
 from websockets.frames import Opcode
 
 from jupyter_swarm.link import Timing
-from jupyter_swarm.protocol.messages import Status, encode
+from jupyter_swarm.protocol.messages import Heartbeat, Status, encode
 from tests.link.loopback import PATIENCE, Server
 
 from .clients import connection_of, library_client, masked, raw_client
@@ -105,6 +107,23 @@ def test_messages_that_nobody_takes_end_the_connection(server: Server) -> None:
         sent = server.call(lambda: sum(connection.send(long) for _ in range(100)))
         assert 30 <= sent <= 33
         assert "does not take" in server.expect("lost")
+
+
+def test_a_member_that_talks_but_does_not_read_is_cut_off_and_what_waits_for_it_is_forgotten(server: Server) -> None:
+    server.timing = Timing(heartbeat=0.05, silence=0.5)
+    with raw_client(server, receive_buffer=4096) as one:
+        connection = connection_of(server)
+
+        def fill() -> None:
+            for _ in range(16):
+                connection.send_frame(bytes(1 << 20))
+
+        server.call(fill)
+        with contextlib.suppress(OSError):
+            while not connection.closing:
+                one.sendall(masked(Opcode.TEXT, encode(Heartbeat()).encode()))
+                time.sleep(0.05)
+        assert "does not take what is sent" in server.expect("lost")
 
 
 def test_a_flood_of_pings_is_answered_with_the_latest(server: Server) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import safetensors.torch
 import torch
 
 from jupyter_swarm.peer import api
@@ -243,4 +244,37 @@ def test_streaming_goes_on_after_the_server_was_away(server: Server, join: Join)
     for peer in (ann, bob):
         peer.reaches(lambda status: status.state == "finished")
     assert ann.trainer.digest() == bob.trainer.digest()
+    check_once(records(session))
+
+
+def test_a_restarted_peer_goes_on_with_what_it_had_not_sent(server: Server, join: Join, tmp_path: Path) -> None:
+    strategy, kept = "SparseLocalUpdates(steps=4, batch=3, grace=2.0)", tmp_path / "identities"
+    session = api.host(local(strategy=strategy), rounds=10**6, train=False, server=server.url)
+    ann = join(session, "ann")
+    ann.reaches(lambda status: status.version >= 3)
+    ann.trainer.pause()
+    ann.reaches(lambda status: status.state == "paused")
+    member = ann.trainer._member
+    assert member is not None
+    # What it has computed still counts: then all is decided, and written.
+    until(lambda: not member._work.leases and member._contribution is None and [*kept.glob("*.residual")])
+    ann.trainer.leave()
+    (path,) = kept.glob("*.residual")
+    left = safetensors.torch.load_file(path)["residual"]
+    assert left.any()
+    again = join(session, "ann", stops_at=0)
+    assert again.stopped.wait(60)
+    assert again.record.status.peer == ann.record.status.peer
+    back = again.trainer._member
+    assert back is not None
+    values = back.residual._feedback.values
+    assert values is not None
+    assert torch.equal(values, left)
+    again.gate.set()
+    version = again.record.status.version
+    again.reaches(lambda status: status.version >= version + 2)
+    session.stop()
+    again.reaches(lambda status: status.state == "finished")
+    again.trainer.leave()
+    assert not [*kept.glob("*.residual")]
     check_once(records(session))
