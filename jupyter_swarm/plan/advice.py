@@ -39,7 +39,7 @@ class Advice(msgspec.Struct, frozen=True):
 def advice(scenario: Scenario, others: Iterable[tuple[str, RoundRule]] = ()) -> list[Advice]:
     """What would let peers compute more of the time, the most first. others: strategies to try, and their names."""
     before = round_of(scenario)
-    changes = [*_codecs(scenario), *_work(scenario), *_servers(scenario)]
+    changes = [*_codecs(scenario), *_work(scenario), *_servers(scenario), *_grants(scenario, before)]
     changes += [(f"strategy {name}", replace(scenario, rule=rule)) for name, rule in others]
     found = [Advice(what, before, round_of(changed)) for what, changed in changes]
     helpful = [one for one in found if one.after.share - before.share >= _LEAST_GAIN]
@@ -75,6 +75,14 @@ def _work(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
             now = settings.target_batch or rule.target_batch
             changed = replace(scenario, settings=replace(settings, target_batch=times * now))
             yield f"a batch of {times * now} instead of {now}", changed
+
+
+def _grants(scenario: Scenario, now: Round) -> Iterator[tuple[str, Scenario]]:
+    """All uploads at once, where some wait for their turn."""
+    needed = len(scenario.peers) * now.traffic.up
+    if needed > scenario.settings.upload_bytes:
+        settings = replace(scenario.settings, upload_bytes=needed)
+        yield f"set upload_bytes={needed}, so that all send at once", replace(scenario, settings=settings)
 
 
 def _servers(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:

@@ -115,7 +115,7 @@ def round_of(scenario: Scenario) -> Round:
     limits = {
         "computing": "the peers' computing",
         "messages": "the messages' way there and back",
-        "uploads": "the server's downlink" if by_server_down else "the peers' uplinks",
+        "uploads": "the server's downlink" if by_server_down else f"the peers' uplinks{_granted(scenario, traffic.up)}",
         "merging": "the server's merging",
         "packets": "the server's uplink" if by_server_up else "the peers' downlinks",
         "handling": "the peers' packing and unpacking",
@@ -125,13 +125,23 @@ def round_of(scenario: Scenario) -> Round:
     return Round(traffic, seconds, phases, computing, samples, limits[longest] + beside)
 
 
+def _granted(scenario: Scenario, size: int) -> str:
+    at_once = uploads_at_once(scenario, size)
+    return "" if at_once == len(scenario.peers) else f", {at_once} at once (upload_bytes)"
+
+
 def _uploads(scenario: Scenario, size: int) -> tuple[float, bool]:
     """Seconds until the server has all contributions, and whether it is its link that takes so long."""
     rates = [machine.link.up for machine in scenario.peers]
-    at_once = min(max(scenario.settings.upload_bytes // size, 1), len(rates))
+    at_once = uploads_at_once(scenario, size)
     server = len(rates) * size / scenario.server.down
     peers = max(size / min(rates), sum(size / rate for rate in rates) / at_once)
     return max(server, peers), server >= peers
+
+
+def uploads_at_once(scenario: Scenario, size: int) -> int:
+    """How many uploads of so many bytes are granted at the same time."""
+    return min(max(scenario.settings.upload_bytes // size, 1), len(scenario.peers))
 
 
 def _packets(scenario: Scenario, size: int) -> tuple[float, bool]:

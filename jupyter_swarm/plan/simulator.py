@@ -54,12 +54,12 @@ class Trial(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What was seen. Seconds are virtual, but for `decisions_per_second`.
 
-    seconds: of a round, each. shares: of its time here that each peer computed, sorted. waits: seconds between two
-    leases of a peer, median and longest. counted, possible: samples that made a version, and that the peers who were
-    here could have computed. drops: contributions that did not count. departures: how often somebody went; median_join:
-    seconds from coming until following the session. missed: most rounds in a row that went without a peer which
-    followed the session. contributors: peers in each round. decisions: events handled, at `decisions_per_second` of
-    this machine.
+    seconds: of a round, each. shares: of its time here that each peer computed, sorted. waits: seconds that a
+    peer had nothing to do between two rounds, median and longest. counted, possible: samples that made a version, and
+    that the peers who were here could have computed. drops: contributions that did not count. departures: how often
+    somebody went; median_join: seconds from coming until following the session. missed: most rounds in a row that went
+    without a peer which followed the session. contributors: peers in each round. decisions: events handled, at
+    `decisions_per_second` of this machine.
     """
 
     peers: int
@@ -317,8 +317,8 @@ class Session:
             peer.here_since = peer.live_since = self.now
             peer.began = max(peer.began, self.now)
 
-    def works(self, peer: VirtualPeer) -> None:
-        """A peer has got work."""
+    def begins(self, peer: VirtualPeer) -> None:
+        """A peer has got work of another round."""
         self._waits.append(self.now - peer.idle_since)
 
     def computed(self, peer: VirtualPeer, count: int) -> None:

@@ -169,7 +169,7 @@ class VirtualPeer:
             self._forget()
             self.announced = announced
             self.attempt = (lease.round, lease.attempt)
-        self.session.works(self)
+            self.session.begins(self)
         self._task += 1
         self.computing, self.began = lease, self.session.now
         count = lease.stop - lease.start

@@ -99,7 +99,7 @@ def compared(plan: Round, trial: Trial, report: Report) -> str:
     lines += [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in (heads, *rows)]
     shares = report.shares
     lines += [
-        f"Peers compute {shares[0]:.1%} (least) to {shares[-1]:.1%} (most) of their time; between two leases they wait "
+        f"Peers compute {shares[0]:.1%} (least) to {shares[-1]:.1%} (most) of their time; between two rounds they wait "
         f"{_seconds(report.median_wait)} (median), {_seconds(report.longest_wait)} (longest).",
         f"{_starved(report)} {report.drops} contributions did not count.{_joins(report)}",
         f"{report.decisions:,} decisions, {report.decisions_per_second:,.0f} a second on this machine.",

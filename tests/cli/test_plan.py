@@ -12,6 +12,7 @@ from jupyter_swarm.cli import main
 from jupyter_swarm.peer.planning import parameters_of
 from jupyter_swarm.peer.steering import STRATEGIES
 
+README = Path(__file__).parents[2] / "README.md"
 Capture = pytest.CaptureFixture[str]
 
 
@@ -22,8 +23,13 @@ def said(capsys: Capture, *arguments: str) -> str:
     return captured.out
 
 
-def test_the_plan_of_the_readme(capsys: Capture) -> None:
-    text = said(capsys, "--peers", "30", "--uplink", "20", "--params", "124M", "--strategy", "sparse")
+def test_the_plans_of_the_readme(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"`jupyter swarm plan (-.*?)`", README.read_text("utf-8"))
+    assert len(lines) == 2
+    text, simulated = (said(capsys, *line.split()) for line in lines)
+    assert "200 peers of unequal speed and links (spread 0.5), 30% gone each minute" in simulated
+    assert (tmp_path / "plan.png").is_file()
     assert re.search(
         r"^up +3\.49 MB from each peer a round \(TOPK\), 142\.3 times fewer than fp32$", text, re.MULTILINE
     )

@@ -150,6 +150,15 @@ def test_codecs_are_those_that_the_session_would_choose() -> None:
     assert settled(scenario())[1] == ""
 
 
+def test_uploads_that_wait_for_their_turn_are_told() -> None:
+    plan = replace(scenario(peers=30, up=1.0, server=1e4), settings=SessionSettings(upload_bytes=10_000_000))
+    limited, free = round_of(plan), round_of(scenario(peers=30, up=1.0, server=1e4))
+    assert limited.limits == "the peers' uplinks, 2 at once (upload_bytes)"
+    assert limited.phases["uploads"] == pytest.approx(15 * free.phases["uploads"])
+    helps = {str(one).split(":")[0] for one in advice(plan)}
+    assert any(text.startswith("set upload_bytes=12") for text in helps)
+
+
 def test_advice_is_ranked_and_says_how_much() -> None:
     slow = scenario(parameters=10_000_000, peers=30)
     found = advice(slow, [("sparse", RULES["sparse"])])
