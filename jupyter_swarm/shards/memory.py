@@ -67,7 +67,9 @@ def server_bytes(layout: Layout, rule: RoundRule) -> tuple[int, int]:
     for section in layout.sections:
         vector = _elements(layout, section) * storage_dtype(section).itemsize
         slots = len(slot_names(rule.optimizer)) if section == Stream.PARAMETERS else 0
-        lossy = section in codecs and codecs[section] not in LOSSLESS
+        # The session may come to choose a codec that loses digits.
+        chosen = rule.auto and section == Stream.PARAMETERS
+        lossy = section in codecs and (chosen or codecs[section] not in LOSSLESS)
         side = vector * (1 + slots + lossy)
         held += 2 * side if section in codecs else side
         copied += side

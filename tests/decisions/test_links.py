@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_swarm.decisions import events as e
@@ -290,4 +290,28 @@ def test_a_session_chooses_writes_it_down_and_says_it() -> None:
     world.restart()
     world.run_rounds(1)
     assert world.records[-1].up == "int4"
+    world.finish_checks()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_what_is_made_under_one_codec_counts_only_where_that_codec_holds(seed: int) -> None:
+    """Links that become slow and fast again while slow peers are a round late: whatever codec a round had, all that it
+    was merged of had been made for it."""
+    rule = LocalUpdates(steps=8, batch=4, grace=1.0, quorum=0.5, staleness=1, codec="auto").rule(SGD(0.1))
+    world = World(samples=1000, elements=10 * MILLION, seed=seed, rule=rule)
+    for name, speed in (("a", 16.0), ("b", 12.0), ("late", 3.0)):
+        world.add_peer(name, speed)
+    for fast in (False, True, False):
+        rate = 1e9 if fast else MBIT
+        for _ in range(6):
+            for name in world.peers:
+                for way in ("up", "down"):
+                    world.handle(e.Measured(name, way, 1 << 24, (1 << 24) / rate))  # type: ignore[arg-type]
+            world.run_rounds(1)
+    assert {record.up for record in world.records} >= {"fp32", "int4"}
+    for record in world.records:
+        held = world.state.rule_of(record.round).streams
+        for contributor in record.contributors:
+            assert world.state.rule_of(contributor.base_version + 1).streams == held
     world.finish_checks()

@@ -8,13 +8,14 @@ import msgspec
 import pytest
 import torch
 
+from jupyter_swarm.decisions.links import with_codecs
 from jupyter_swarm.peer import forward
 from jupyter_swarm.peer.compute import Computer, prepare
 from jupyter_swarm.peer.forward import LeaseFailed
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.protocol.errors import RecipeError
 from jupyter_swarm.protocol.layout import Stream
-from jupyter_swarm.protocol.rules import AdamW
+from jupyter_swarm.protocol.rules import AdamW, Codec
 from jupyter_swarm.shards.gradients import GradientSum
 from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.strategies import LocalUpdates
@@ -123,6 +124,7 @@ def test_moments_stay_while_the_inner_optimizer_does() -> None:
     faster = LocalUpdates(steps=8, batch=3).rule(AdamW(lr=0.5))
     other = LocalUpdates(steps=8, batch=3).rule(AdamW(lr=0.5, betas=(0.8, 0.9)))
     assert not computer.follow(faster, 2)
+    assert not computer.follow(with_codecs(faster, Codec.INT4, Codec.INT8), 2)
     assert computer.worker is worker
     assert computer.follow(other, 3)
     assert computer.worker is not worker

@@ -65,3 +65,12 @@ def test_constants_are_kept_once() -> None:
     rule = EveryStep(8).rule(SGD(0.1))
     assert server_bytes(more, rule)[0] - server_bytes(LAYOUT, rule)[0] == 5 * VECTOR
     assert server_bytes(more, rule)[1] == server_bytes(LAYOUT, rule)[1]
+
+
+def test_a_session_that_chooses_codecs_has_room_for_those_that_lose_digits() -> None:
+    chosen, lossy, lossless = (
+        server_bytes(LAYOUT, EveryStep(8, down=down, codec=codec).rule(SGD(0.1)))[0]
+        for down, codec in ((Codec.FP32, "auto"), (Codec.FP16, None), (Codec.FP32, None))
+    )
+    assert chosen >= lossy
+    assert chosen > lossless
