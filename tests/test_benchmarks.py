@@ -15,6 +15,7 @@ from jupyter_swarm import Sophia, load_recipe
 from tests.benchmarks import (
     checkpoint,
     codecs,
+    computing,
     convergence,
     crowd,
     large,
@@ -26,7 +27,7 @@ from tests.benchmarks import (
     sophia,
     status_latency,
 )
-from tests.benchmarks.harness import Failed
+from tests.benchmarks.harness import Failed, server, workplace
 
 
 @pytest.mark.parametrize("kind", ["tornado", "link"])
@@ -53,6 +54,19 @@ def test_a_transfer_lasts_from_its_first_byte_to_its_last_with_the_pauses_in_it(
     assert found["down"]["seconds"] == pytest.approx([1.1], abs=0.03), "those to warm up are left out"
     assert found["down"]["share"] == pytest.approx(1 / 1.1, rel=0.03)
     assert found["up"] == {"bytes": None, "seconds": [], "share": None}
+
+
+@pytest.mark.timeout(300)
+def test_the_share_of_time_computing_and_the_bytes_of_a_strategy() -> None:
+    with workplace() as (folder, stack):
+        here = server(folder, stack)
+        case = next(one for one in computing.cases(30_000, 2, steps=8, step=0.02) if one.name == "Streaming int4")
+        found = computing.run(here, case, ("one", "two"), rounds=2)
+    assert found["rounds"] == 2 * computing.FRAGMENTS
+    assert found["contributions"] == 2 * found["rounds"]
+    assert 0 < found["share_by_steps"] < 1.2
+    assert 0.5 < found["up"] / (2 * 30_000 / 2) < 2, "each number once in half a byte"
+    assert 0.5 < found["down"] / (2 * 30_000 / 2) < 2
 
 
 def test_percentiles_are_in_milliseconds() -> None:

@@ -114,3 +114,126 @@ recipe = Recipe(
 )
 """
 """A step of which it is known what it takes, on cores that others need too."""
+
+CHURN = """
+import time
+
+import torch
+from torch import nn
+
+from jupyter_swarm import AdamW, Data, LocalUpdates, Recipe, SparseLocalUpdates
+
+
+def teacher():
+    generator = torch.Generator().manual_seed(2)
+    first, second = torch.randn(32, 256, generator=generator), torch.randn(256, 1, generator=generator)
+    return lambda x: torch.tanh(x @ first / 4) @ second / 16
+
+
+def data():
+    inputs = torch.randn(60_000, 32, generator=torch.Generator().manual_seed(1))
+    labels = teacher()(inputs)
+    return Data(train=(inputs[:58_000], labels[:58_000]), held_out=(inputs[58_000:], labels[58_000:]))
+
+
+def model():
+    return nn.Sequential(nn.Linear(32, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 1))
+
+
+def loss(model, batch):
+    inputs, labels = batch
+    if model.training:
+        time.sleep({seconds} * len(inputs) / {batch})
+    return (model(inputs) - labels).square().mean()
+
+
+recipe = Recipe(
+    name="churn", model=model, data=data, loss=loss, optimizer=AdamW(lr=5e-4), strategy={strategy},
+    micro_batch={batch}, evaluate_every=10,
+)
+"""
+"""Something to learn for ten minutes, by steps of which it is known what they take."""
+
+PACED = """
+import time
+
+import torch
+from torch import nn
+
+from jupyter_swarm import SGD, Codec, Data, EveryStep, LocalUpdates, Recipe, SparseLocalUpdates, StreamingLocalUpdates
+
+PARAMETERS = {parameters}
+SECONDS = {seconds}
+DIRECTION = torch.full((PARAMETERS,), 1e-3)
+DUE = [0.0]
+
+
+class Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values[:1].sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return DIRECTION
+
+
+class Vector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(PARAMETERS))
+
+
+def data():
+    return Data(train=(torch.arange(4096),))
+
+
+def loss(model, batch):
+    # A step begins when the one before it has lasted as long as it should; the first after a pause, as if it had begun.
+    now = time.monotonic()
+    due = DUE[0] + SECONDS if now < DUE[0] + 2 * SECONDS else now + SECONDS
+    time.sleep(max(due - now, 0))
+    DUE[0] = max(due, now)
+    return Known.apply(model.values)
+
+
+recipe = Recipe(
+    name="paced", model=Vector, data=data, loss=loss, optimizer=SGD(lr=1e-3), strategy={strategy},
+    micro_batch={batch}, evaluate_every=0,
+)
+"""
+"""Steps of `seconds` each, whatever the machine is busy with, as long as it can keep up: what optimizer and gradient
+take is part of them."""
+
+PERCEPTRON = """
+import torch
+from torch import nn
+
+from jupyter_swarm import AdamW, Codec, Data, EveryStep, LocalUpdates, Recipe, SparseLocalUpdates, StreamingLocalUpdates
+
+WIDTH = {width}
+
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4096, WIDTH, generator=generator)
+    return Data(train=(inputs, inputs.roll(1, dims=1).tanh()))
+
+
+def model():
+    return nn.Sequential(
+        nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)
+    )
+
+
+def loss(model, batch):
+    inputs, targets = batch
+    return (model(inputs) - targets).square().mean()
+
+
+recipe = Recipe(
+    name="perceptron", model=model, data=data, loss=loss, optimizer=AdamW(lr=1e-4), strategy={strategy},
+    micro_batch={batch}, evaluate_every=0,
+)
+"""
+"""3 · `width`² parameters and steps that are computed."""
