@@ -188,9 +188,10 @@ def _choices(state: State, rule: RoundRule) -> tuple[Choice, Choice] | None:
     down = Way("down", low([one.link.down.rate for one in peers if one.link.down.rate]), choosing.down.rate, len(peers))
     if not (up.rate and down.rate and state.elements and choosing.compute):
         return None
+    elements = state.elements // rule.fragments
     return (
-        choose(up, ladder, state.elements, choosing.compute, stream.up),
-        choose(down, ladder, state.elements, choosing.compute, stream.down),
+        choose(up, ladder, elements, choosing.compute, stream.up),
+        choose(down, ladder, elements, choosing.compute, stream.down),
     )
 
 
