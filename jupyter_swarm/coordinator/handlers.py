@@ -228,13 +228,13 @@ class Metrics(ApiHandler):
 
 
 class Records(ApiHandler):
-    """Round records after round `after`, at most `limit`; `next` is the `after` of the next page, null at the end."""
+    """Round records after round `after`, at most `limit`, fewer of a large class; `next` is the `after` of the next page, null at the end."""
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
         after, limit = self.number("after", 0, 0, 1 << 62), self.number("limit", 100, 1, 1000)
-        records = await self.manager.in_record(session, record_page, after, limit)
-        self.answer({"records": records, "next": records[-1].round if len(records) == limit else None})
+        records, following = await self.manager.in_record(session, record_page, after, limit)
+        self.answer({"records": records, "next": following})
 
 
 class Events(ApiHandler):

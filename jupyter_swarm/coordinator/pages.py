@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable
 
@@ -13,10 +12,21 @@ from ..store.database import Database
 from ..store.rows import Event, Metric
 
 
-def record_page(database: Database, session: str, after: int, limit: int) -> list[RoundRecord]:
-    """At most `limit` records of the rounds after `after`."""
+CONTRIBUTORS = 10_000
+"""So many contributors are in a page of records, unless its first record has more: some 3 MB."""
+
+
+def record_page(database: Database, session: str, after: int, limit: int) -> tuple[list[RoundRecord], int | None]:
+    """Records of the rounds after `after`, at most `limit`, and the last of these rounds if more may follow."""
     shown = _without_muted(database, session)
-    return [_as_shown(record, shown) for record in itertools.islice(database.rounds(session, after), limit)]
+    page: list[RoundRecord] = []
+    contributors = 0
+    for record in database.rounds(session, after):
+        contributors += len(record.contributors)
+        if len(page) == limit or (page and contributors > CONTRIBUTORS):
+            return page, page[-1].round
+        page.append(_as_shown(record, shown))
+    return page, None
 
 
 def _as_shown(record: RoundRecord, shown: Callable[[str], str]) -> RoundRecord:

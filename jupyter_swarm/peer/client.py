@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import ssl
 from collections.abc import Iterator, Mapping
@@ -231,15 +232,23 @@ class Client:
 
     def records(self, session: str, after: int = 0) -> list[dict[str, Any]]:
         """The records of the rounds after `after`, in order."""
+        return list(itertools.chain.from_iterable(self.record_pages(session, after)))
+
+    def record_pages(self, session: str, after: int = 0) -> Iterator[list[dict[str, Any]]]:
+        """The same as they come: of a large class not all at once in memory."""
         return self._pages(f"sessions/{session}/records", "records", after)
 
     def metrics(self, session: str, after: int = -1) -> list[dict[str, Any]]:
         """The metrics of the versions after `after`: version, member ('': all together), name, mean, count."""
+        return list(itertools.chain.from_iterable(self.metric_pages(session, after)))
+
+    def metric_pages(self, session: str, after: int = -1) -> Iterator[list[dict[str, Any]]]:
+        """The same as they come."""
         return self._pages(f"sessions/{session}/metrics", "metrics", after)
 
     def events(self, session: str, after: int = 0) -> list[dict[str, Any]]:
         """The lines of the session's log whose number is above `after`, in order."""
-        return self._pages(f"sessions/{session}/events", "events", after)
+        return list(itertools.chain.from_iterable(self._pages(f"sessions/{session}/events", "events", after)))
 
     def peers(self, session: str, find: str = "", here: bool = False, most: int = 0) -> dict[str, Any]:
         """members: everybody who has ever been in the session; connected: what those who are there do; count: how many
@@ -273,13 +282,11 @@ class Client:
 
     # --- how
 
-    def _pages(self, path: str, key: str, after: int | None) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def _pages(self, path: str, key: str, after: int | None) -> Iterator[list[dict[str, Any]]]:
         while after is not None:
             page = self._ask("GET", f"{path}?limit=10000&after={after}")
-            found += page[key]
+            yield page[key]
             after = page["next"]
-        return found
 
     def _ask(
         self, method: str, path: str, content: bytes | None = None, timeout: httpx.Timeout = _TIMEOUT

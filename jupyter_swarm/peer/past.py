@@ -32,10 +32,14 @@ class Past:
             events = client.events(session, rows.last_event)
             # Whoever joins, and whatever is set, leaves an event.
             if (events or self._spec is None) and self._look_again():
-                rows.add(client.records(session), events=client.events(session))
+                rows.add(events=client.events(session))
+                for records in client.record_pages(session):
+                    rows.add(records=records)
             rows.add(events=events)
-            rows.add(records=client.records(session, rows.last_round))
-            rows.add(metrics=client.metrics(session, rows.last_version))
+            for records in client.record_pages(session, rows.last_round):
+                rows.add(records=records)
+            for metrics in client.metric_pages(session, rows.last_version):
+                rows.add(metrics=metrics)
             if self._most:
                 rows.thin(self._most)
             return dataset_of(rows, self._spec, source=self._source, checkpoints=client.checkpoints(session))

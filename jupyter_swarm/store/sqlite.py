@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class SqliteFile:
         """Run one statement; returns its rows."""
         with self._errors():
             return self._connection.execute(sql, values).fetchall()
+
+    def run_each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run one statement with each of these values."""
+        with self._errors():
+            self._connection.executemany(sql, rows)
 
     def insert(self, table: str, row: tuple[Any, ...]) -> None:
         """Add a row, given all its columns."""

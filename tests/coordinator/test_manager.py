@@ -116,7 +116,7 @@ async def test_a_session_that_ended_stays_on_record_and_does_not_come_back(tmp_p
         assert (view["state"], view["status"]) == ("finished", None)
         with pytest.raises(SessionEnded):
             await manager.act(session, "pause", "owner")
-        assert await manager.in_record(session, record_page, 0, 10) == []
+        assert await manager.in_record(session, record_page, 0, 10) == ([], None)
 
 
 async def test_a_session_that_cannot_go_on_says_why_and_the_others_do(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ async def texts(swarm: Swarm, session: str) -> list[str]:
 
 
 async def records(swarm: Swarm, session: str, after: int = 0, limit: int = 10) -> list[RoundRecord]:
-    return await swarm.manager.in_record(session, record_page, after, limit)
+    return (await swarm.manager.in_record(session, record_page, after, limit))[0]
 
 
 async def expected(swarm: Swarm, session: str, start: int, stop: int, parameter: torch.Tensor, *, lr: float) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from jupyter_swarm.coordinator.pages import metric_page
+from jupyter_swarm.coordinator import pages
+from jupyter_swarm.coordinator.pages import metric_page, record_page
 from jupyter_swarm.coordinator.session import SessionRuntime
+from jupyter_swarm.protocol.records import BookState, Contributor, RoundRecord
+from jupyter_swarm.store.database import Database
 from jupyter_swarm.store.rows import Metric
 
 from .scripted import ScriptedPeer
@@ -104,3 +107,25 @@ async def test_metrics_come_in_pages_of_whole_versions(tmp_path: Path, limit: in
             found += page
             count += 1
         assert (found, count) == (every, pages)
+
+
+async def test_a_page_of_records_is_bounded_by_the_peers_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CONTRIBUTORS", 10)
+    async with managed(tmp_path / "swarm") as manager:
+        session = await open_session(manager)
+        database = (await manager.storage()).database
+        for round, count in enumerate((4, 4, 4, 30, 1, 1), start=1):
+            those = tuple(
+                Contributor(n + 1, n, f"peer-{n}", 2, ((0, 2),), 0, 1.0, 2, {"gradient": 1.0}) for n in range(count)
+            )
+            record = RoundRecord(session, 1, round, 1, those, 2 * count, (), BookState(), (), 0.1, 8, 0.0)
+            await (await manager.storage()).run_in_store(database.add_round, record)
+        found = []
+        after: int | None = 0
+        while after is not None:
+            page, after = await manager.in_record(session, record_page, after, 1000)
+            found.append([record.round for record in page])
+        assert found == [[1, 2], [3], [4], [5, 6]]
+        assert [r.round for r in (await manager.in_record(session, record_page, 4, 1))[0]] == [5]
+        done = await manager.in_record(session, Database.done)
+        assert (done["peer-0"].samples, done["peer-3"].samples, done["peer-29"].samples) == (12, 8, 2)

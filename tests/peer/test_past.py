@@ -29,8 +29,8 @@ def test_the_history_of_a_session_is_what_its_server_recorded(server: Server, mo
 
     records = msgspec.convert(hosted._client.records(hosted.id), list[RoundRecord])
     asked: list[int] = []
-    fetch = session._client.records
-    monkeypatch.setattr(session._client, "records", lambda id_, after: (asked.append(after), fetch(id_, after))[1])
+    fetch = session._client.record_pages
+    monkeypatch.setattr(session._client, "record_pages", lambda id_, after: (asked.append(after), fetch(id_, after))[1])
     history = session.history()
     assert asked == [early["round"].values[-1]], "only newer rounds are fetched"
 
