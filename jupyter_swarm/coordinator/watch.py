@@ -16,8 +16,9 @@ from .status import push
 
 _HEARTBEAT_SECONDS = 20.0
 """Proxies drop a WebSocket that is silent for a minute."""
-_QUEUE = 256
-"""Messages that a slow viewer may be behind before it is let go; it then connects again and sees the newest state."""
+_QUEUE_BYTES = 8 << 20
+"""So much a slow viewer may be behind before it is let go; it then connects again and sees the newest state. All are
+behind in the same messages, so this is not memory for each viewer; and a class that comes at once is many of them."""
 
 
 class SwarmSocket(Guarded, WebSocketHandler):
@@ -64,7 +65,8 @@ class WatchSocket(SwarmSocket):
 
     def open(self, session: str) -> None:  # type: ignore[override]
         self.note_connection()
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(_QUEUE)
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._waiting = 0
         self._push(push("status", **msgspec.structs.asdict(self._runtime.status())))
         self._stop_viewing = self._runtime.add_viewer(self._push)
         self._heartbeat = PeriodicCallback(lambda: self._push(push("heartbeat")), _HEARTBEAT_SECONDS * 1000)
@@ -81,12 +83,15 @@ class WatchSocket(SwarmSocket):
         self._writing.cancel()
 
     def _push(self, message: bytes) -> None:
-        try:
-            self._queue.put_nowait(message)
-        except asyncio.QueueFull:
+        self._waiting += len(message)
+        if self._waiting > _QUEUE_BYTES:
             self.close(1013, "This viewer is too slow.")
+        else:
+            self._queue.put_nowait(message)
 
     async def _write(self) -> None:
         with contextlib.suppress(WebSocketClosedError):
             while True:
-                await self.write_message(await self._queue.get())  # as text
+                message = await self._queue.get()
+                await self.write_message(message)  # as text
+                self._waiting -= len(message)
