@@ -23,6 +23,7 @@ from tests.benchmarks import (
     observed,
     reporting,
     rounds,
+    simulation,
     soak,
     sophia,
     status_latency,
@@ -156,6 +157,22 @@ def test_both_optimizers_are_tuned_over_as_many_settings() -> None:
     assert len(set(tried["AdamW"])) == len(set(tried["Sophia"])) >= 9
     assert all(isinstance(rule, Sophia) for rule in tried["Sophia"])
     assert len({rule.schedule for rules in tried.values() for rule in rules}) == 1
+
+
+def test_a_crowd_that_comes_and_goes_is_simulated() -> None:
+    chosen = argparse.Namespace(
+        peers=[20, 60], rounds=3, strategy="sparse", steps=200, parameters=100_000, churn=1.0, away=5.0, spread=0.5,
+        link=20.0, server=10_000.0, seed=0,
+    )  # fmt: skip
+    found = simulation.measure(chosen)["peers"]
+    assert list(found) == [20, 60]
+    for one in found.values():
+        assert len(one["seconds"]) == 3
+        assert one["decisions"] > 200
+        assert one["decisions_per_second"] > 0
+        assert 0 < one["goodput"] < one["share"] <= 1
+        assert one["missed"] <= 3
+        assert one["longest_wait"] >= one["median_wait"]
 
 
 def test_figures_go_into_the_json_file(
