@@ -100,6 +100,11 @@ class Members:
             attached.member = member
         return before, attached
 
+    def left(self, member: Member, unix_time: float) -> None:
+        """A member was connected until then."""
+        known = self._known[member.token_hash]
+        self._known[member.token_hash] = msgspec.structs.replace(known, last_seen=unix_time)
+
     def others(self, hello: Hello) -> int:
         """How many peers are connected beside the one that says hello, whose old connection may not be known to be
         dead."""

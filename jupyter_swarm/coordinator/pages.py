@@ -11,7 +11,6 @@ from ..protocol.records import RoundRecord
 from ..store.database import Database
 from ..store.rows import Event, Metric
 
-
 CONTRIBUTORS = 10_000
 """So many contributors are in a page of records, unless its first record has more: some 3 MB."""
 

@@ -85,7 +85,9 @@ class Reception:
         session.holding.lost(attached.id)
         session.handle(MemberLost(attached.id, reason))
         store, database = session.store, session.store.database
-        session.spawn(store.run_in_store(database.saw_members, session.spec.session, [attached.id], session.now()))
+        now = session.now()
+        session.members.left(attached.member, now)
+        session.recorder.gone(attached.id, now)
         if session.state.phase == "finished":
             session.spawn(store.run_in_store(database.add_metrics, session.traffic.of_last(session.members)))
 

@@ -33,6 +33,7 @@ class Recorder:
         self._writer: RoundWriter | None = None
         self._failure: StoreError | None = None
         self._events: list[Event] = []
+        self._gone: dict[str, float] = {}
 
     # --- packets; each function runs in the journal's thread, in the order of the calls
 
@@ -107,15 +108,24 @@ class Recorder:
         """Keep a line of the session's log; it is written with the next round, or by `flush`."""
         self._events.append(Event(self.session, unix_time, generation, round, level, member, text))
 
+    def gone(self, member: str, unix_time: float) -> None:
+        """A member was here until now; `flush` writes it. A class that is cut off at once is one transaction."""
+        self._gone[member] = unix_time
+
     async def flush(self) -> None:
-        """Write the lines that no round has taken along. Raises `StoreError`, keeping them."""
+        """Write the lines that no round has taken along, and who has gone. Raises `StoreError`, keeping them."""
+        run, database = self.storage.run_in_store, self.storage.database
         events, self._events = self._events, []
-        if not events:
-            return
+        gone, self._gone = self._gone, {}
         try:
-            await self.storage.run_in_store(self.storage.database.add_events, events)
+            if events:
+                await run(database.add_events, events)
+                events = []
+            if gone:
+                await run(database.saw_members, self.session, gone)
         except StoreError:
             self._keep(events)
+            self._gone = gone | self._gone
             raise
 
     def _keep(self, events: list[Event]) -> None:

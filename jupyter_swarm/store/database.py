@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -196,12 +196,12 @@ class Database:
             )  # fmt: skip
         return found
 
-    def saw_members(self, session: str, members: Iterable[str], now: float) -> None:
-        """Record that these members were connected at `now`."""
+    def saw_members(self, session: str, seen: Mapping[str, float]) -> None:
+        """Record until when these members were connected."""
         with self._file.transaction():
-            for member in members:
+            for member, unix_time in seen.items():
                 self._file.run(
-                    "UPDATE members SET last_seen = ? WHERE session = ? AND member = ?", now, session, member
+                    "UPDATE members SET last_seen = ? WHERE session = ? AND member = ?", unix_time, session, member
                 )
 
     # --- rounds, metrics, events

@@ -30,7 +30,7 @@ export const Peers = React.memo(function Peers(props: {
   }
   return (
     <>
-      {peers.length > MANY ? (
+      {!all || count > MANY ? (
         <input
           className="swarm-input"
           type="search"

@@ -150,6 +150,30 @@ async def test_a_peer_is_steered_from_its_menu(swarm: Swarm, page: Page) -> None
     await expect(panel.locator(".swarm-peer .swarm-name")).to_have_text("ann")
 
 
+async def test_of_a_crowd_the_first_are_listed_and_the_others_are_found(
+    swarm: Swarm, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_swarm.coordinator.status.LISTED", 2)
+    session = await swarm.open_session(minimum_peers=9)
+    for name in ("ann", "bob", "Cem", "dan"):
+        await joined(swarm, session, name)
+    panel = await open_panel(swarm, page)
+    names = panel.locator(".swarm-peer .swarm-name")
+    await expect(names).to_have_text(["ann", "bob"])
+    await expect(panel.get_by_text("2 of 4 are shown: find the others by their names.")).to_be_visible()
+    await expect(tile(panel, "peers")).to_have_text("4")
+    find = panel.get_by_role("searchbox", name="Find a peer by its name")
+    await find.fill("cem")
+    await expect(names).to_have_text(["Cem"])
+    await panel.get_by_role("button", name="Actions for Cem").click()
+    await page.get_by_role("menuitem", name="Pause").click()
+    await expect(panel.locator(".swarm-said")).to_have_text("Cem is paused.")
+    await find.fill("")
+    await expect(names).to_have_text(["Cem", "ann"])
+    await find.fill("nobody")
+    await expect(panel.get_by_text("Nobody here is called so.")).to_be_visible()
+
+
 async def test_what_the_model_writes_is_read_in_the_panel(swarm: Swarm, page: Page) -> None:
     session = await swarm.open_session(rounds=9)
     panel = await open_panel(swarm, page)

@@ -203,6 +203,29 @@ async def test_peers_are_listed_page_by_page_and_found_by_name(swarm: Swarm) -> 
     assert done["done"]["bytes_up"] >= done["members"][0]["bytes_up"]
 
 
+async def test_a_class_that_is_cut_off_is_written_down_at_once(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = await swarm.open_session()
+    peers = [await joined(swarm, session, name) for name in ("ann", "bob", "cem")]
+    runtime = swarm.manager.runtime(session)
+    written: list[dict[str, float]] = []
+    write = Database.saw_members
+
+    def counted(database: Database, of: str, seen: dict[str, float]) -> None:
+        written.append(seen)
+        write(database, of, seen)
+
+    monkeypatch.setattr(Database, "saw_members", counted)
+    await runtime.recorder.flush()
+    for peer in runtime.members.peers():
+        runtime.reception.detach(peer, "its network is gone")
+    await runtime.recorder.flush()
+    assert [set(seen) for seen in written] == [{peer.welcome.peer for peer in peers}]
+    stored = await swarm.manager.in_record(session, Database.members)
+    told = (await asked(swarm, f"sessions/{session}/peers"))["members"]
+    assert [one.last_seen for one in stored] == [one["last_seen"] for one in told]
+    assert all(one.last_seen > one.joined for one in stored)
+
+
 async def test_whoever_comes_back_to_a_full_session_has_its_place(swarm: Swarm) -> None:
     """Before the server knows that the old connection is dead."""
     session = await swarm.open_session(capacity=2)

@@ -157,7 +157,7 @@ def test_a_token_makes_the_same_member_again(database: Database, reopen: Callabl
     tokens = [new_secret(), new_secret()]
     for i, token in enumerate(tokens):
         database.add_member(Member("cs101", f"peer-{i}", "peer", f"Ann {i}", hash_secret(token), 1000.0 + i, 1000.0))
-    database.saw_members("cs101", ["peer-1", "peer-9"], 1500.0)
+    database.saw_members("cs101", {"peer-1": 1500.0, "peer-9": 1600.0})
     database = reopen()
     found = database.find_member("cs101", tokens[1])
     assert found == Member("cs101", "peer-1", "peer", "Ann 1", hash_secret(tokens[1]), 1001.0, 1500.0)
