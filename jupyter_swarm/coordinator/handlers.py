@@ -228,8 +228,8 @@ class Metrics(ApiHandler):
 
 
 class Records(ApiHandler):
-    """Round records after round `after`, at most `limit`, fewer of a large class; `next` is the `after` of the next page,
-    null at the end."""
+    """Round records after round `after`, at most `limit`, fewer of a large class; `next` is the `after` of the next
+    page, null at the end."""
 
     @allows("owner", "instructor", "peer", "viewer", "holder")
     async def get(self, session: str) -> None:
