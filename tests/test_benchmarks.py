@@ -14,6 +14,7 @@ import pytest
 from jupyter_swarm import Sophia, load_recipe
 from tests.benchmarks import (
     checkpoint,
+    churn,
     codecs,
     computing,
     convergence,
@@ -230,3 +231,12 @@ def test_a_crowd_contributes_to_each_round_and_its_server_is_measured() -> None:
     assert all(one["said"] == "" and one["rounds"] >= 5 and one["peer_cpu"] > 0 for one in (every, local))
     assert every["answers"]["session"]["bytes"] > 500
     crowd.report([every, local])
+
+
+def test_a_third_is_killed_in_every_minute_and_the_seed_says_who_and_when() -> None:
+    plan = churn.kills(seed=3, minutes=10, minute=60, peers=8)
+    assert plan == churn.kills(seed=3, minutes=10, minute=60, peers=8) != churn.kills(4, 10, 60, 8)
+    assert len(plan) == 27
+    for minute in range(10):
+        victims = [kill.peer for kill in plan if 60 * minute <= kill.seconds < 60 * minute + 60]
+        assert len(set(victims)) == len(victims) in (2, 3)

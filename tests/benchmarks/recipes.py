@@ -148,7 +148,7 @@ def loss(model, batch):
 
 
 recipe = Recipe(
-    name="churn", model=model, data=data, loss=loss, optimizer=AdamW(lr=5e-4), strategy={strategy},
+    name="churn", model=model, data=data, loss=loss, optimizer=AdamW(lr=2e-3), strategy={strategy},
     micro_batch={batch}, evaluate_every=10,
 )
 """
