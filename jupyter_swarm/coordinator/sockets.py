@@ -23,8 +23,9 @@ from ..protocol.messages import MAX_MESSAGE_BYTES, FromMember, Heartbeat, read_f
 from .connection import QUEUE_BYTES, Connection
 
 _JOINED = 4096
-_READS = 32
-"""What is there already is read without a pause: after so many reads the others on the event loop get their turn."""
+_TURN = 8 << 20
+"""What is there already is read without a pause: after so many bytes the others on the event loop get their turn. A
+read of a few counts as `SLICE`."""
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +33,7 @@ class FrameProtocol(WebSocketProtocol13):
     """tornado's protocol with our reading and writing of frames. What tornado calls is `_receive_frame_loop`."""
 
     handler: FrameSocket
-    _reads = 0
+    _turn = 0
     _ahead = b""
 
     async def write(self, opcode: int, payload: Buffer) -> None:
@@ -71,26 +72,29 @@ class FrameProtocol(WebSocketProtocol13):
             except StopIteration as stop:
                 message: tuple[int, memoryview] = stop.value
                 return message
-            for start in range(0, len(view), SLICE):
-                await self._fill(view[start : start + SLICE])
+            await self._fill(view)
 
     async def _fill(self, view: memoryview) -> None:
-        self._reads += 1
-        if self._reads % _READS == 0:
-            await asyncio.sleep(0)
         size = len(view)
-        if size < _JOINED:
-            # What is small comes with more that is: a message's header, its mask and its payload by one read.
-            while len(self._ahead) < size:
-                self._ahead += await self.stream.read_bytes(_JOINED, partial=True)
-            view[:] = self._ahead[:size]
-            self._ahead = self._ahead[size:]
-        else:
-            known, self._ahead = self._ahead[:size], self._ahead[size:]
-            view[: len(known)] = known
-            if len(known) < size:
-                await self.stream.read_into(view[len(known) :])  # type: ignore[arg-type]  # any writable buffer will do
-        self.handler.connection.heard(len(view))
+        # What is small comes with more that is: a message's header, its mask and its payload by one read.
+        while len(self._ahead) < size < _JOINED:
+            self._ahead += await self.stream.read_bytes(_JOINED, partial=True)
+        known, self._ahead = self._ahead[:size], self._ahead[size:]
+        view[: len(known)] = known
+        await self._read(len(known))
+        view = view[len(known) :]
+        while view:
+            # As much as is there, straight to its place: each read costs as much Python as copying 100 kB.
+            count = await self.stream.read_into(view, partial=True)  # type: ignore[arg-type]  # any writable buffer
+            await self._read(count)
+            view = view[count:]
+
+    async def _read(self, count: int) -> None:
+        self.handler.connection.heard(count)
+        self._turn += max(count, SLICE)
+        if self._turn >= _TURN:
+            self._turn = 0
+            await asyncio.sleep(0)
 
     def _on_control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
@@ -159,6 +163,8 @@ class FrameSocket(WebSocketHandler, ABC):
     def open(self, *args: str, **kwargs: str) -> None:
         assert isinstance(self.ws_connection, FrameProtocol)
         self.set_nodelay(True)
+        # tornado reads so much into memory of its own where it does not know how much is to come.
+        self.ws_connection.stream.read_chunk_size = _JOINED
         self.connection = Connection(self.ws_connection, self.timing, self.queue_bytes)
         try:
             self.opened(*args, **kwargs)
