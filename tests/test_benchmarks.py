@@ -62,7 +62,7 @@ def test_a_transfer_lasts_from_its_first_byte_to_its_last_with_the_pauses_in_it(
 def test_the_share_of_time_computing_and_the_bytes_of_a_strategy() -> None:
     with workplace() as (folder, stack):
         here = server(folder, stack)
-        case = next(one for one in computing.cases(30_000, 2, steps=8, step=0.02) if one.name == "Streaming int4")
+        case = next(one for one in computing.cases(30_000, 2, steps=80, step=0.002) if one.name == "Streaming int4")
         found = computing.run(here, case, ("one", "two"), rounds=2)
     assert found["rounds"] == 2 * computing.FRAGMENTS
     assert found["contributions"] == 2 * found["rounds"]
@@ -240,3 +240,19 @@ def test_a_third_is_killed_in_every_minute_and_the_seed_says_who_and_when() -> N
     for minute in range(10):
         victims = [kill.peer for kill in plan if 60 * minute <= kill.seconds < 60 * minute + 60]
         assert len(set(victims)) == len(victims) in (2, 3)
+
+
+def test_killed_peers_come_back_and_what_counts_is_counted(tmp_path: Path) -> None:
+    chosen = argparse.Namespace(
+        minutes=0.4, minute=8.0, peers=2, seed=1, strategies=["sparse"], figure=tmp_path / "churn.png"
+    )
+    found = churn.measure(chosen)["results"]["sparse"]
+    assert found["kills"]
+    for kind in ("churn", "undisturbed"):
+        one = found[kind]
+        assert one["samples"] == sum(one["samples_in_round"]) > 0
+        assert 0 < one["peer_seconds"] <= 2 * 24.1
+        assert one["curve"]
+    assert found["churn"]["peer_seconds"] < found["undisturbed"]["peer_seconds"] == pytest.approx(48, abs=1)
+    assert 0 < found["goodput"]["of_the_clock"] < 1.1
+    assert (tmp_path / "churn.png").stat().st_size > 10_000

@@ -26,6 +26,8 @@ from .harness import Failed, Machines, Server, ThisMachine, peer, server, wait_u
 from .reporting import Figures, main, table
 
 STEP_SECONDS = 0.05
+AT_ONCE = 10
+"""So many steps are slept as one: their gradients and optimizer would measure the cores that all peers share."""
 BATCH = 8
 FRAGMENTS = 4
 _PATIENCE = 900.0
@@ -42,7 +44,7 @@ class Case(NamedTuple):
     parts: int = 1
 
 
-def strategies(peers: int, steps: int, batch: int = BATCH) -> dict[str, str]:
+def strategies(peers: int, steps: int, batch: int) -> dict[str, str]:
     """By name: a strategy, as a recipe's text has it."""
 
     def local(kind: str, more: str) -> str:
@@ -60,13 +62,16 @@ def strategies(peers: int, steps: int, batch: int = BATCH) -> dict[str, str]:
 
 def cases(elements: int, peers: int, steps: int, step: float) -> Iterator[Case]:
     """Every strategy, with steps that take `step` seconds, or that are computed."""
-    for name, text in strategies(peers, steps).items():
+    for name in strategies(peers, steps, BATCH):
+        every = name.startswith("EveryStep")
         parts = FRAGMENTS if name.startswith("Streaming") else 1
+        once = min(AT_ONCE, steps) if step and not every else 1
+        text = strategies(peers, steps // once, BATCH * once)[name]
         if step:
-            source = recipes.PACED.format(parameters=elements, seconds=step, strategy=text, batch=BATCH)
+            source = recipes.PACED.format(parameters=elements, seconds=step * once, strategy=text, batch=BATCH * once)
         else:
             source = recipes.PERCEPTRON.format(width=math.isqrt(elements // 3), strategy=text, batch=BATCH)
-        yield Case(name, Recipe.from_source(source), 1 if name.startswith("EveryStep") else steps, step, parts)
+        yield Case(name, Recipe.from_source(source), 1 if every else steps, step, parts)
 
 
 def run(
@@ -160,7 +165,8 @@ def _at(network: Network, rate: str, chosen: argparse.Namespace, steps: int, ste
             except Failed as error:
                 print(f"{case.name}, {rate}: {error}", flush=True)
             else:
-                print(f"{case.name}, {rate}: {100 * found[case.name]['share']:.1f} % computing", flush=True)
+                one = found[case.name]
+                print(f"{case.name}, {rate}: {one['rounds']} rounds in {one['elapsed']:.1f} s", flush=True)
     return found
 
 
