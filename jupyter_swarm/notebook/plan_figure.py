@@ -135,12 +135,16 @@ def _shares(axes: Axes, planned: Planned, theme: Theme) -> None:
     shares = 100 * np.asarray(report.shares)
     low, high = max(shares.min() - 2, 0), min(shares.max() + 2, 100)
     axes.hist(shares, bins=np.linspace(low, high, 25).tolist(), color=theme.training, edgecolor=theme.background)
-    axes.axvline(100 * planned.round.share, color=theme.held_out, linewidth=2.4, linestyle=DASHES[1])
-    axes.text(
-        100 * planned.round.share, 0.95, " formulas, without churn\n and with equal peers", color=theme.held_out,
-        transform=axes.get_xaxis_transform(), va="top", fontsize=0.9 * _SIZE,
+    expected = 100 * planned.round.share
+    axes.axvline(expected, color=theme.held_out, linewidth=2.4, linestyle=DASHES[1])
+    low, high = min(low, expected - 2), min(max(high, expected + 2), 101)
+    on_the_right = expected > (low + high) / 2
+    axes.annotate(
+        "formulas, without churn\nand with equal peers", (expected, 0.95), (-8 if on_the_right else 8, 0),
+        xycoords=axes.get_xaxis_transform(), textcoords="offset points", va="top", color=theme.held_out,
+        ha="right" if on_the_right else "left", fontsize=0.9 * _SIZE,
     )  # fmt: skip
-    axes.set_xlim(low, max(high, 100 * planned.round.share + 0.35 * (high - low)))
+    axes.set_xlim(low, high)
     trial = planned.trial
     _title(
         axes, theme,

@@ -174,6 +174,15 @@ def own_steps(speeds: tuple[float, ...], rule: RoundRule, settings: SessionSetti
     return [by_speed[speed] for speed in speeds]
 
 
+def first_lease(scenario: Scenario) -> tuple[float, float]:
+    """Seconds that the slowest peer takes for its first lease of steps, which is as large as the fastest one's because
+    its speed is not known, and seconds after which the lease counts as lost."""
+    state = _state(scenario.rule, scenario.settings, ())
+    samples = state.inner_steps * scenario.rule.inner_batch
+    slowest = min(machine.speed for machine in scenario.peers)
+    return samples / slowest, leases.deadline(state, Peer("", ""), samples, 0.0)
+
+
 @lru_cache(maxsize=64)
 def shared_batch(speeds: tuple[float, ...], target: int, trip: float) -> tuple[float, float, float]:
     """A batch of `target` samples that peers lease in pieces, each of which takes a message there and back as well:

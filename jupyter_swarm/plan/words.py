@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..protocol.layout import Stream
 from .advice import Advice
-from .formulas import Round
+from .formulas import Round, first_lease
 from .scenario import Scenario
 from .simulator import Report, Trial
 
@@ -36,10 +36,21 @@ def described(scenario: Scenario, plan: Round, helps: list[Advice], because: str
         ("computing", f"{plan.share:.1%} of the time; {plan.speed:.3g} samples a second of all peers together"),
         ("limited by", plan.limits),
     ]
+    rows += [("mind", text) for text in _first_lease(scenario)]
     lines = [f"{name:<15}{text}".rstrip() for name, text in rows]
     lines += ["", "What would help:" if helps else "Nothing that would help much was found."]
     lines += [f"  {number}. {one}" for number, one in enumerate(helps, 1)]
     return "\n".join(lines)
+
+
+def _first_lease(scenario: Scenario) -> list[str]:
+    if scenario.rule.work == "samples":
+        return []
+    seconds, allowed = first_lease(scenario)
+    if seconds <= allowed:
+        return []
+    lost = f"a peer's first steps take {_seconds(seconds)}, and count as lost after {_seconds(allowed)}"
+    return [f"{lost} while its speed is not known: set lease_seconds={round(1.5 * seconds)}"]
 
 
 def data(size: float) -> str:

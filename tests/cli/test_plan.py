@@ -77,6 +77,16 @@ def test_links_codecs_and_steps_are_as_said(capsys: Capture) -> None:
     assert "send int4 up and down" in text
 
 
+def test_first_steps_that_would_count_as_lost_are_told(capsys: Capture) -> None:
+    text = said(capsys, "--inner-steps", "100", "--params", "80k")
+    assert (
+        "first steps take 100 s, and count as lost after 60 s while its speed is not known: set lease_seconds=150"
+        in text
+    )
+    assert "lease_seconds" not in said(capsys, "--inner-steps", "50", "--params", "80k")
+    assert "lease_seconds" not in said(capsys, "--strategy", "every-step", "--step-seconds", "100", "--params", "80k")
+
+
 def test_the_session_says_which_codecs_it_would_choose(capsys: Capture) -> None:
     text = said(capsys, "--params", "10M", "--codec", "auto")
     assert re.search(r"^codecs +int\d up: \w+ would take \d+ % of a round at [\d.]+ Mbit/s", text, re.MULTILINE)
