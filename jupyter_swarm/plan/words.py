@@ -113,7 +113,7 @@ def compared(plan: Round, trial: Trial, report: Report) -> str:
         f"Peers compute {shares[0]:.1%} (least) to {shares[-1]:.1%} (most) of their time; between two rounds they wait "
         f"{_seconds(report.median_wait)} (median), {_seconds(report.longest_wait)} (longest).",
         f"{_starved(report)} {report.drops} contributions did not count.{_joins(report)}",
-        f"{report.decisions:,} decisions, {report.decisions_per_second:,.0f} a second on this machine.",
+        f"{report.decisions:,} decisions, {report.decisions_per_second:,.0f} a second of one core here.",
     ]
     return "\n".join(lines)
 

@@ -5,8 +5,8 @@
 The coordinator's real decisions under a virtual clock (`jupyter_swarm.plan.simulator`), one session for each number of
 peers. Peers are unequal (speeds and links are log-normal), a share of them goes each minute and is back after twenty
 seconds on average, to fetch all parameters anew. Seconds of waiting are virtual; only decisions a second are of this
-machine: each is one event handled by `decisions.reducer.handle`, on one core. If they fell as the peers grow, something
-in the decisions would cost per peer squared.
+machine: each is one event handled by `decisions.reducer.handle`, in seconds of one core. If they fell as the peers
+grow, something in the decisions would cost per peer squared.
 """
 
 from __future__ import annotations

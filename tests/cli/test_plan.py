@@ -52,7 +52,7 @@ def test_every_strategy_can_be_planned_and_simulated(name: str, capsys: Capture)
     assert float(row[2]) == pytest.approx(float(row[1]), rel=0.05)
     assert "Simulated: 3 rounds of the real decisions, 6 peers, seed 0." in text
     assert "Every peer that was there contributed to every round." in text
-    assert re.search(r"decisions, [\d,]+ a second on this machine", text)
+    assert re.search(r"decisions, [\d,]+ a second of one core here", text)
 
 
 def test_churn_and_unequal_peers_are_told(capsys: Capture) -> None:
