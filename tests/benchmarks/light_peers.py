@@ -182,8 +182,8 @@ class LightPeer:
                     digest = self.shared.digest_after(message)
                     await self._say(m.ViewDigest(self._generation, message.round, message.digest_shard, digest))
                     await self._say(m.WantWork(self._generation, message.round))
-                case m.Heartbeat():
-                    await self._say(message)
+                case m.Heartbeat(ask=number) if number:
+                    await self._say(m.Heartbeat(answer=number, filler="." * message.wanted))
                 case m.Refused() | m.Resync() | m.Dropped():
                     print(f"{self._name}: {message}", file=sys.stderr, flush=True)  # the benchmark's log
 

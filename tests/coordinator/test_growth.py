@@ -22,7 +22,7 @@ OURS = [
         tracemalloc.Filter(True, f"*/jupyter_swarm/{part}/*")
         for part in ("coordinator", "decisions", "shards", "store")
     ),
-    tracemalloc.Filter(False, "*/store/database.py"),  # sqlite3 remembers up to 200 cursors
+    tracemalloc.Filter(False, "*/store/sqlite.py"),  # sqlite3 remembers up to 200 cursors
 ]
 WAL_BYTES = 5 << 20
 

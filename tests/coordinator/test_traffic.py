@@ -25,6 +25,11 @@ TALK = 6_000
 """More than all messages of a round take."""
 
 
+@pytest.fixture(autouse=True)
+def links_are_measured_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jupyter_swarm.coordinator.connection.PROBE_BYTES", 1)
+
+
 async def large(swarm: Swarm, **settings: Any) -> str:
     """A session whose frames are much larger than its messages."""
     return await swarm.open_session(layout_of(COUNT), {"held_out": 0}, evaluate_every=0, **settings)
