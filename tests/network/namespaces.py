@@ -133,10 +133,6 @@ class Network:
         self.machines[name] = self.machines[name]._replace(rate=rate)
         self._shape(name)
 
-    def cut(self, name: str, gone: bool = True) -> None:
-        """Take a machine's link down, or up again. Nobody is told: what is sent is lost."""
-        _ip("-n", self._switch, "link", "set", self._port(name), "down" if gone else "up")
-
     # --- how it is made
 
     @property
