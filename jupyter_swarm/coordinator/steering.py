@@ -120,12 +120,15 @@ class Steering:
         meanwhile. Raises `StoreError`."""
         session, store = self.session, self.session.store
         async with self._changing:
-            spec, first = session.spec_now(), 0
+            spec = session.spec_now()
+            first, changes = 0, spec.changes
             while first <= session.state.round.number:
                 first = session.state.round.number + 1
-                changes = with_choice(spec.rule, spec.changes, first, wanted)
-                if changes is None or session.state.phase in ("finishing", "finished"):
+                over = session.state.phase in ("finishing", "finished")
+                chosen = None if over else with_choice(spec.rule, spec.changes, first, wanted)
+                if chosen is None and changes == spec.changes:
                     return
+                changes = chosen or spec.changes
                 await store.run_in_store(store.database.change_spec, spec.session, None, changes)
             self._hold(changes, by="")
 

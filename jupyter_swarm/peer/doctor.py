@@ -259,8 +259,7 @@ class _Examination:
             opened.socket.close()
         trip, up, down = self._speed
         return (
-            f"Open; 1 MiB came back whole. Round trip {1000 * trip:.0f} ms, {mbit_text(up)} up, "
-            f"{mbit_text(down)} down."
+            f"Open; 1 MiB came back whole. Round trip {1000 * trip:.0f} ms, {mbit_text(up)} up, {mbit_text(down)} down."
         )
 
     def _estimate(self) -> tuple[str, str]:

@@ -34,9 +34,7 @@ class Stopwatch:
     """Adds up what this peer does. `computing` goes around computations, `count` takes what they made. free_memory: how
     many bytes are free where it computes."""
 
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, free_memory: Callable[[], int] = lambda: 0
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, free_memory: Callable[[], int] = lambda: 0) -> None:
         self._free_memory = free_memory
         self._clock = clock
         self._start = clock()

@@ -69,7 +69,9 @@ async def open_panel(swarm: Swarm, page: Page) -> Locator:
 
 async def joined(swarm: Swarm, session: str, name: str = "ann") -> ScriptedPeer:
     """A peer that trains when it is told to."""
-    return await ScriptedPeer.join(swarm, session, await swarm.member(session, "peer"), name, device="cpu")
+    return await ScriptedPeer.join(
+        swarm, session, await swarm.member(session, "peer"), name, device="cpu", measurable=True
+    )
 
 
 async def find_command(page: Page, words: str, disabled: bool = False) -> None:

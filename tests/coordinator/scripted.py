@@ -27,12 +27,14 @@ def computed(start: int, stop: int, count: int) -> torch.Tensor:
 
 
 class ScriptedPeer:
-    """Joined with `join`, then driven by `train`. `heard`: all messages but packets' frames, while `keep` is True."""
+    """Joined with `join`, then driven by `train`. `heard`: all messages but packets' frames, while `keep` is True.
+    `measurable`: it answers what the server asks to measure the link, which older packages do not."""
 
     def __init__(self, socket: WebSocketClientConnection) -> None:
         self.socket = socket
         self.heard: list[m.ToMember] = []
         self.keep = True
+        self.measurable = False
         self.leases: list[int] = []
         self.samples = 0
         self.key = 0
@@ -46,11 +48,13 @@ class ScriptedPeer:
         invite: dict[str, str],
         name: str = "ann",
         codecs: tuple[int, ...] = tuple(Codec),
+        measurable: bool = False,
         **hello: Any,
     ) -> ScriptedPeer:
         socket = await swarm.connect(f"sessions/{session}/peer", invite)
         assert isinstance(socket, WebSocketClientConnection), socket
         peer = cls(socket)
+        peer.measurable = measurable
         await peer.say(m.Hello(m.PROTOCOL_VERSION, "0.1", "peer", name, codecs=codecs, **hello))
         welcome = await peer.hear(m.Welcome)
         peer.welcome = welcome
@@ -93,7 +97,7 @@ class ScriptedPeer:
             return None
         message = m.read_to_member(data)
         if isinstance(message, m.Heartbeat):
-            if message.ask:
+            if message.ask and self.measurable:
                 await self.say(m.Heartbeat(answer=message.ask, filler="." * message.wanted))
             return None
         assert not isinstance(message, m.Refused | m.Resync | m.Dropped), message

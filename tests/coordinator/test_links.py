@@ -49,9 +49,9 @@ async def heard(peer: ScriptedPeer, condition: Callable[[], bool]) -> None:
 async def test_a_slow_link_is_measured_at_joining_and_never_taken_for_faster(swarm: Swarm) -> None:
     session = await swarm.open_session(minimum_peers=3)
     invite = await swarm.member(session, "peer")
-    near = await ScriptedPeer.join(swarm, session, invite, free_memory=3 << 30)
+    near = await ScriptedPeer.join(swarm, session, invite, measurable=True, free_memory=3 << 30)
     async with through(swarm, up=4e5, down=8e5) as (outside, _):
-        far = await ScriptedPeer.join(outside, session, invite, "far")
+        far = await ScriptedPeer.join(outside, session, invite, "far", measurable=True)
         for peer, name in ((near, "ann"), (far, "far")):
             await heard(peer, lambda name=name: bool(seen(swarm, session, name).up and seen(swarm, session, name).down))
     slow, fast = seen(swarm, session, "far"), seen(swarm, session)
@@ -67,7 +67,7 @@ async def test_a_peer_gains_nothing_by_answers_that_nobody_has_asked_for(swarm: 
     """Nor by what it says of its speed, its clock or its memory."""
     session = await swarm.open_session()
     async with through(swarm, up=4e5, down=4e5) as (outside, _):
-        liar = await ScriptedPeer.join(outside, session, await swarm.member(session, "peer"))
+        liar = await ScriptedPeer.join(outside, session, await swarm.member(session, "peer"), measurable=True)
         for number in range(1, 50):
             await liar.say(m.Heartbeat(answer=number, filler="." * 100))
         await liar.socket.write_message('{"type":"heartbeat","sent":9e15,"bandwidth":1e12,"answer":7}')
@@ -99,8 +99,8 @@ async def test_a_session_on_a_slow_link_chooses_smaller_codecs_and_says_why(swar
     runtime = swarm.manager.runtime(session)
     invite = await swarm.member(session, "peer")
     async with through(swarm, up=1e6, down=1e6) as (outside, _):
-        ann = await ScriptedPeer.join(outside, session, invite)
-        bob = await ScriptedPeer.join(swarm, session, invite, "bob")
+        ann = await ScriptedPeer.join(outside, session, invite, measurable=True)
+        bob = await ScriptedPeer.join(swarm, session, invite, "bob", measurable=True)
         assert runtime.status().codecs == "fp32 up, fp32 down"
         await asyncio.gather(ann.train(6), bob.train(6))
         assert ann.view.digest_all() == bob.view.digest_all()
