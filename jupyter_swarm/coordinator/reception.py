@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BEHIND_VERSIONS = 4
 _BEHIND_BYTES = 32 << 20
-"""Packets of so many versions, and so many bytes more, wait for a peer. One that is further behind fetches a snapshot."""
+"""Packets of so many versions and so many bytes more wait for a peer. One that is further behind fetches a snapshot."""
 
 
 class Reception:
