@@ -32,8 +32,10 @@ def wait(state: State, peer: Peer) -> None:
 
 def dispatch(state: State, now: float) -> list[Effect]:
     """Work has come back or may be given again: serve those that wait, the longest waiting first."""
-    effects: list[Effect] = []
     pieces = state.evaluation is not None and bool(state.evaluation.free)
+    if not state.book.leases and (state.paused or not (pieces or (state.phase == "open" and enough_peers(state)))):
+        return []  # all wait for the session, and nobody has anything to contribute: a class comes in
+    effects: list[Effect] = []
     in_steps = state.in_steps and not pieces
     for peer in [state.peers[name] for name in state.waiting]:
         # There is nothing for whoever has had all its steps.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from jupyter_swarm.decisions import events as e
+from jupyter_swarm.decisions import work
+from jupyter_swarm.decisions.effects import Effect
 from jupyter_swarm.decisions.explain import explain_peer
+from jupyter_swarm.decisions.state import Peer, State
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.rules import SessionSettings
 from tests.decisions.world import OWN, World, notes, reason, told
@@ -234,3 +237,25 @@ def test_a_peer_that_fetches_the_parameters_again_gives_back_what_it_had():
     assert all(lease.peer != "a" for lease in world.state.book.leases.values())
     assert explain_peer(world.state, world.state.peers["a"], world.now) == ("joining", "fetching the parameters")
     assert OWN in world.state.holders
+
+
+def test_a_class_that_comes_in_is_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    """Not all of those who wait whenever another comes; and then they all get work."""
+    served: list[str] = []
+    serve = work.serve
+
+    def counted(state: State, peer: Peer, now: float) -> list[Effect]:
+        served.append(peer.id)
+        return serve(state, peer, now)
+
+    monkeypatch.setattr(work, "serve", counted)
+    world = World(samples=1000, target=80, minimum_peers=40)
+    for number in range(39):
+        world.add_peer(f"peer-{number}")
+    world.run(5.0)
+    assert len(served) <= 2 * 39
+    world.add_peer("last")
+    world.run_rounds(2)
+    assert {contributor.peer for record in world.records for contributor in record.contributors} == set(
+        world.state.peers
+    )
