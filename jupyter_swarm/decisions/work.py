@@ -36,10 +36,11 @@ def dispatch(state: State, now: float) -> list[Effect]:
     if not state.book.leases and (state.paused or not (pieces or (state.phase == "open" and enough_peers(state)))):
         return []  # all wait for the session, and nobody has anything to contribute: a class comes in
     effects: list[Effect] = []
-    in_steps = state.in_steps and not pieces
+    in_steps = state.in_steps
     for peer in [state.peers[name] for name in state.waiting]:
-        # There is nothing for whoever has had all its steps.
-        if not in_steps or peer.leases or steps.to_lease(state, peer) > 0:
+        # Only whoever has something in its hands can be called without being given more.
+        more = pieces or (steps.to_lease(state, peer) > 0 if in_steps else state.book.free)
+        if more or peer.leases:
             effects += serve(state, peer, now)
     return effects
 
