@@ -85,8 +85,9 @@ class Class:
         self._here = here
         self._recipe = recipe
         self.session: Session = host(
-            recipe, name, rounds=0, train=False, server=here.owner_url, minimum_peers=peers, evaluate_every=10
-        )
+            # One more than will come: both sessions begin at once, when all are there.
+            recipe, name, rounds=0, train=False, server=here.owner_url, minimum_peers=peers + 1, evaluate_every=10,
+        )  # fmt: skip
         self._link = self.session.invite("peer").link
         self.names = [f"peer {number + 1}" for number in range(peers)]
         self.processes: dict[str, Process] = {}
@@ -117,15 +118,14 @@ class Class:
         self.seen.append((time.time() - self.began, int(status["version"]), frozenset(there), synced))
 
     def ready(self) -> bool:
-        """Whether all are there and have made a round."""
+        """Whether all are there."""
         self.look()
-        _, version, _, synced = self.seen[-1]
-        return version >= 1 and len(synced) == len(self.names)
+        return len(self.seen[-1][3]) == len(self.names)
 
     def begin(self) -> None:
-        """From now on it is measured."""
+        """Let it train, and measure from now on."""
         self.session.set(minimum_peers=1)
-        self.seen = self.seen[-1:]
+        self.seen = [(0.0, *self.seen[-1][1:])]
         self.began = time.time()
 
     def finish(self) -> xr.Dataset:
