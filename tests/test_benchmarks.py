@@ -65,7 +65,7 @@ def test_the_share_of_time_computing_and_the_bytes_of_a_strategy() -> None:
         case = next(one for one in computing.cases(30_000, 2, steps=80, step=0.002) if one.name == "Streaming int4")
         found = computing.run(here, case, ("one", "two"), rounds=2)
     assert found["rounds"] == 2 * computing.FRAGMENTS
-    assert found["contributions"] == 2 * found["rounds"]
+    assert found["rounds"] < found["contributions"] <= 2 * found["rounds"]
     assert 0 < found["share_by_steps"] < 1.2
     assert 0.5 < found["up"] / (2 * 30_000 / 2) < 2, "each number once in half a byte"
     assert 0.5 < found["down"] / (2 * 30_000 / 2) < 2
@@ -245,15 +245,15 @@ def test_a_third_is_killed_in_every_minute_and_the_seed_says_who_and_when() -> N
 @pytest.mark.timeout(400)  # eight processes import torch, which takes what else the machine does lets it take
 def test_killed_peers_come_back_and_what_counts_is_counted(tmp_path: Path) -> None:
     chosen = argparse.Namespace(
-        minutes=0.2, minute=4.0, peers=2, seed=1, strategies=["sparse"], figure=tmp_path / "churn.png"
+        minutes=0.4, minute=8.0, peers=2, seed=1, strategies=["sparse"], figure=tmp_path / "churn.png"
     )
     found = churn.measure(chosen)["results"]["sparse"]
     assert found["kills"]
     for kind in ("churn", "undisturbed"):
         one = found[kind]
         assert one["samples"] == sum(one["samples_in_round"]) > 0
-        assert 0 < one["peer_seconds"] <= 2 * 12.1
+        assert 0 < one["peer_seconds"] <= 2 * 25
         assert one["curve"]
-    assert found["churn"]["peer_seconds"] < found["undisturbed"]["peer_seconds"] == pytest.approx(24, abs=1)
+    assert found["churn"]["peer_seconds"] < found["undisturbed"]["peer_seconds"] == pytest.approx(48, abs=2)
     assert found["goodput"]["of_the_clock"] > 0
     assert (tmp_path / "churn.png").stat().st_size > 10_000

@@ -205,11 +205,11 @@ class Connection:
                     frame = self._frames.popleft()
                     if isinstance(frame, str):
                         await self._put(TEXT, frame.encode())
-                        continue
-                    self._moving = self._moving or (self._loop.time(), self.bytes_sent)
-                    await self._put(BINARY, frame)
-                    self.queued_bytes -= len(frame)
-                    self._drained.set()
+                    else:
+                        self._moving = self._moving or (self._loop.time(), self.bytes_sent)
+                        await self._put(BINARY, frame)
+                        self.queued_bytes -= len(frame)
+                        self._drained.set()
                     if not self._frames:
                         self._ask_for_arrival()
                 else:

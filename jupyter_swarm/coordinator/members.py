@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable
 from typing import Literal, TypeVar
 
 import msgspec
@@ -14,7 +13,7 @@ from .. import __version__
 from ..protocol.errors import LayoutError, ProtocolError, RecipeError, SessionError, VersionMismatch
 from ..protocol.invites import hash_secret, new_secret
 from ..protocol.messages import PROTOCOL_VERSION, Hello, Message, Progress
-from ..protocol.rules import Codec, SessionSpec
+from ..protocol.rules import FIRST_CODECS, SessionSpec
 from ..store.rows import Member
 from .connection import Connection
 from .refusals import Removed
@@ -133,12 +132,16 @@ def readable(message: _M) -> _M:
     return message if cleaned == texts else msgspec.structs.replace(message, **cleaned)
 
 
-def check_codecs(hello: Hello, codecs: Iterable[Codec]) -> None:
-    """Raises `VersionMismatch` if a session needs codecs that a member's package does not know."""
-    unknown = sorted(codec.name.lower() for codec in codecs if codec not in hello.codecs)
+def check_knowledge(hello: Hello, spec: SessionSpec) -> None:
+    """Raises `VersionMismatch` if a session needs what a member's package does not know. A package that says nothing of
+    codecs knows nothing of parameters that are exchanged in parts either."""
+    unknown = sorted(f"the codec {codec.name.lower()}" for codec in spec.codecs if codec not in hello.codecs)
+    rules = (spec.rule, *(change.rule for change in spec.changes))
+    if hello.codecs == FIRST_CODECS and any(rule.fragments > 1 or rule.overlap for rule in rules):
+        unknown.append("streaming updates")
     if unknown:
         raise VersionMismatch(
-            f"Your jupyter_swarm is older than this session: it does not know the codec {' and '.join(unknown)}.",
+            f"Your jupyter_swarm is older than this session: it does not know {' and '.join(unknown)}.",
             f"You have jupyter_swarm {hello.software}, the server {__version__}.",
             "Run pip install -U jupyter_swarm, or the join cell's install line, restart the kernel and join again.",
         )
@@ -157,7 +160,7 @@ def check_hello(hello: Hello, role: str, spec: SessionSpec, peers: int) -> None:
         raise SessionError(
             f"This invite is for a {role}, not for a {hello.role}.", todo="Ask for an invite of the right role."
         )
-    check_codecs(hello, spec.codecs)
+    check_knowledge(hello, spec)
     if hello.role != "peer":
         return
     if hello.layout_digest and hello.layout_digest != spec.layout_digest:

@@ -196,7 +196,7 @@ class SessionRuntime:
 
     def present(self) -> list[Member]:
         """The connected peers, those first who are steered."""
-        order = in_order(self.state.peers.values())
+        order = in_order(self.state.peers.values(), 0)
         return [self.members.connected[peer.id].member for peer in order if peer.id in self.members.connected]
 
     def peers(self, some: Iterable[str]) -> list[PeerStatus]:

@@ -98,6 +98,7 @@ class FrameProtocol(WebSocketProtocol13):
 
     def _on_control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
+            self.handler.connection.since = None  # a proxy's ping begins no message
             self.handler.connection.pong(payload)
         elif opcode == CLOSE:
             self.client_terminated = True

@@ -125,7 +125,7 @@ def status_of(
         version=state.version,
         rounds=state.settings.rounds,
         samples_done=state.samples_done,
-        peers=peers_of(state, members, in_order(state.peers.values())[:LISTED], now),
+        peers=peers_of(state, members, in_order(state.peers.values(), LISTED)[:LISTED], now),
         crowd=_crowd(state, members, traffic, now),
         holders=list(state.holders),
         metrics=dict(metrics),
@@ -149,10 +149,10 @@ def push(kind: str, **facts: Any) -> bytes:
     return msgspec.json.encode({"type": kind, **facts})
 
 
-def in_order(peers: Collection[Peer]) -> list[Peer]:
-    """As they joined; of more than are listed, those first whom somebody has paused, slowed or muted, so that whoever
-    steers finds them."""
-    if len(peers) <= LISTED:
+def in_order(peers: Collection[Peer], most: int) -> list[Peer]:
+    """As they joined; of more than `most`, which are listed, those first whom somebody has paused, slowed or muted, so
+    that whoever steers finds them."""
+    if len(peers) <= most:
         return list(peers)
     return sorted(peers, key=lambda peer: not (peer.paused or peer.standing.slowed or peer.standing.muted))
 

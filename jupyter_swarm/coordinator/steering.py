@@ -22,7 +22,7 @@ from ..protocol.rules import RoundRule, SessionSettings, StrategyChange
 from ..protocol.standing import SteerAction
 from ..shards.carried import check_streams
 from ..store.rows import Member
-from .members import check_codecs
+from .members import check_knowledge
 from .refusals import SessionEnded
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Steering:
         spec = session.numbers.spec = msgspec.structs.replace(session.numbers.spec, changes=changes)
         for attached in list(session.members.connected.values()):
             try:
-                check_codecs(attached.hello, spec.codecs)
+                check_knowledge(attached.hello, spec)
             except VersionMismatch as error:
                 session.reception.send_away(attached, error)
         session.handle(ChangeStrategy(changes, by))

@@ -90,7 +90,8 @@ const view = (() => {
     part("rounds").max = now.rounds || 1;
     part("rounds").value = now.version;
     for (const [name, value] of Object.entries(now.metrics)) if (value !== null) others.set(name, value);
-    if (now.crowd) countBytes(now.crowd.bytes);
+    // Of a session that has ended the record tells what was moved.
+    if (now.crowd && (now.peers.length || now.state !== "finished")) countBytes(now.crowd.bytes);
     seen(now);
     tiles(now);
     sample(now.sample);
@@ -223,7 +224,7 @@ const view = (() => {
     const those = members.filter((one) => one.role === "peer");
     const { samples, bytes_up, bytes_down } = done;
     const inAll = everybody - members.length + those.length; // holders are few, and were there first
-    countBytes(bytes_up + bytes_down);
+    [moved.before, moved.now] = [0, bytes_up + bytes_down];
     peers(
       those.map((one) => ({
         name: one.name, id: one.member, state: "took part", share: samples && one.samples / samples,

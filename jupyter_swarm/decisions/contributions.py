@@ -163,6 +163,9 @@ def grant(state: State, now: float) -> list[Effect]:
         current.uploading += contribution.bytes
         seconds = 2.0 * contribution.bytes / links.pace(state, contribution)
         seconds = min(max(LEAST_UPLOAD_SECONDS, seconds), MOST_UPLOAD_SECONDS)
+        speed = state.peers[contribution.peer].speed
+        if state.rule.overlap and speed:  # it begins between two of its steps
+            seconds += state.rule.inner_batch / speed
         contribution.state = "granted"
         contribution.granted_at = now
         contribution.deadline = now + seconds

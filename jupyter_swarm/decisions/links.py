@@ -34,7 +34,6 @@ QUANTILE = 0.25
 ASSUMED_UPLOAD_RATE = 1e6
 """Bytes per second that a peer's first upload is assumed to reach at most (8 Mbit/s)."""
 _COMPUTE_MEMORY = 0.7
-_SHARED_MEMORY = 0.9
 _LADDERS = {
     # Sums of many samples' gradients may be larger than FP16's largest number.
     "gradient_sum": (Codec.FP32, Codec.BF16, Codec.INT8, Codec.INT4),

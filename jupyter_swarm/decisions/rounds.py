@@ -132,7 +132,7 @@ def finishing(state: State, now: float) -> list[Effect]:
     """No more rounds: wait for the last evaluation, as long as somebody works on it, then end."""
     effects: list[Effect] = []
     if state.phase != "finishing":
-        if state.round.target:
+        if state.round.target or steps.missing(state):  # the second: what was leased ahead
             effects = _void(state, state.ending)
         state.phase = "finishing"
     last = state.evaluation

@@ -12,7 +12,7 @@ import msgspec
 
 from ..protocol.messages import Announce
 from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
-from ..protocol.rules import Codec, RoundRule, SessionSettings, StrategyChange, rule_of
+from ..protocol.rules import Codec, RoundRule, SessionSettings, StrategyChange, rule_of, steps_of
 from ..protocol.standing import Standing
 from .speed import Timing, weight
 
@@ -340,7 +340,7 @@ class State(msgspec.Struct):
     @property
     def inner_steps(self) -> int:
         """Steps of the fastest peer in a round of steps."""
-        return self.settings.inner_steps or self.rule.inner_steps
+        return steps_of(self.rule, self.settings)
 
     @property
     def target(self) -> int:

@@ -79,8 +79,8 @@ def serve(state: State, peer: Peer, now: float) -> list[Effect]:
         return []
     source = steps if state.in_steps else leases
     piece = source.next_piece(state, peer, now)
-    if done and not ahead and (piece is None or piece.failures or any(lease.failures for lease in done)):
-        return _call(state, peer, now)
+    if done and (piece is None or piece.failures or any(lease.failures for lease in done)):
+        return [] if ahead else _call(state, peer, now)
     if piece is None:
         return []
     _waited(state, peer, now)

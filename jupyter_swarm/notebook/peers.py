@@ -31,7 +31,7 @@ class Peers:
         self.muted: frozenset[str] = frozenset()
         self.said = Said()
         self.table, self.more = widgets.HTML(), widgets.HTML()
-        self.find = labelled(widgets.Text, "Find", "20em", placeholder="part of a name")
+        self.find = labelled(widgets.Text, "Find", "20em", placeholder="part of a name", continuous_update=False)
         self.find.observe(lambda _: self.said.trying(self.refresh), "value")
         scrolled = widgets.VBox([self.table], layout=widgets.Layout(max_height="24em", overflow="auto"))
         self.chosen = labelled(widgets.SelectMultiple, "Peers to steer", "26em", options=(), rows=4)

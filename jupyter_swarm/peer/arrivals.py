@@ -81,6 +81,9 @@ class Arrivals:
         """Hand over the packets of a committed round, if all are here, and forget those of older ones."""
         with self._changed:
             packets = self._packets.get((round_, attempt))
+            rule = self._rule_of(round_)
+            if packets is None and rule is not None:  # a fragment may have no parameters
+                packets = PacketSet(self._layout, rule, self.session, self._generation, round_, attempt)
             self._forget_up_to(round_)
         return packets if packets is not None and packets.complete else None
 

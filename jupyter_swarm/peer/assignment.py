@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..protocol.layout import Layout
-from ..protocol.rules import RoundRule, SessionSettings
+from ..protocol.rules import RoundRule, SessionSettings, steps_of
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -23,7 +23,7 @@ class Pace(msgspec.Struct, frozen=True):
 def samples_each(rule: RoundRule, settings: SessionSettings, peers: int) -> float:
     """The samples that each of `peers`, all as fast, computes in a round by `rule`."""
     if rule.work == "steps":
-        return float((settings.inner_steps or rule.inner_steps) * rule.inner_batch)
+        return float(steps_of(rule, settings) * rule.inner_batch)
     return (settings.target_batch or rule.target_batch) / peers
 
 

@@ -193,14 +193,15 @@ class Member:
             self._port.send(m.WantWork(self.generation, self.view.version))
 
     def _lease(self, lease: m.LeaseGrant) -> None:
-        if lease.round - self.view.version not in ((1, 2) if self.rule.overlap else (1,)):
+        goes_on = self.rule.overlap  # the strategy may change between two steps
+        if self._syncing or lease.round - self.view.version not in ((1, 2) if goes_on else (1,)):
             return
         compute = self._work.evaluate if lease.kind == "evaluate" else self._train
         try:
             with self._stopwatch.computing():
                 done = compute(lease)
         except Cancelled:
-            if self.rule.overlap:
+            if goes_on:
                 self._want_work()
             return
         except LeaseFailed as error:
@@ -346,7 +347,9 @@ class Member:
     def _keep_late(self, round_: int) -> None:
         """Before the view becomes that of `round_`: what this peer has computed can still count if it is steps."""
         made, rule = self._spec.rule_of(round_), self._spec.rule_of(round_ + 1)
-        if rule.overlap and made == rule and self._work.attempt[0] == round_ + 1:
+        sent = self._contribution
+        ahead = self._work.attempt[0] == round_ + 1 or (sent is not None and sent.base == round_)
+        if rule.overlap and made == rule and ahead:
             return
         if lateness(made, rule) > 0:
             if self._work.leases:

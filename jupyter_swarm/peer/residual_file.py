@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -118,8 +119,12 @@ class ResidualFile:
     def void(self) -> None:
         """From now on there is no file, and nobody reads what was given to `save`."""
         self._stopped.set()
-        with self._lock, contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        with self._lock:
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError:  # somebody has it open: an empty one says nothing
+                with contextlib.suppress(OSError):
+                    os.truncate(self._path, 0)
 
     # --- reading
 
@@ -158,7 +163,7 @@ class ResidualFile:
                 file.sync()
                 with self._lock:
                     if not stopped.is_set():
-                        file.commit()
+                        file.rename()
         except StoreError as error:
             self._warn(error)
 

@@ -287,8 +287,8 @@ class Session:
         """Change settings from the next round on; returns all of them. Raises `SettingError` before anything changes.
 
         settings: fields of `SessionSettings` but for the seed; `lr` is learning_rate, `steps` inner_steps, `batch`
-        target_batch. strategy: what to follow from the next round on, or "local" or "every_step": as the session had
-        it before, or else with `steps` and `batch`.
+        target_batch. strategy: what to follow from the next round on, or the name of one ("local", "streaming", …): as
+        the session had it before, or else with `steps` and `batch`.
         """
         spec = self._client.spec(self.id)
         changes = settings_of(settings, spec.settings, spec.samples)

@@ -76,7 +76,7 @@ def rule_for(
 ) -> RoundRule:
     """The rule that `strategy` means for a session. Raises `SettingError`.
 
-    A strategy's name ("local", "every_step") means what the session has said of it before, or else its defaults;
+    A strategy's name ("local", "sparse", …) means what the session has said of it before, or else its defaults;
     `inner_steps` and `target_batch` among the `changes` are then its own. optimizer, predictions: the recipe's.
     """
     if isinstance(strategy, WarmStart):

@@ -19,8 +19,8 @@ from .view import View
 class Work:
     """Leases of one attempt at one round, computed from one version of the view.
 
-    base: that version. attempt: (round, attempt). leases: those of which something is computed; loss and steps (inner
-    ones) are of all of them.
+    base: that version; where steps go on, the one before the round, which may still be on its way. attempt: (round,
+    attempt). leases: those of which something is computed; loss and steps (inner ones) are of all of them.
     """
 
     base: int

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ..decisions.links import with_codecs
 from ..protocol.layout import Stream
-from ..protocol.rules import Codec, RoundRule
+from ..protocol.rules import Codec, RoundRule, steps_of
 from ..protocol.sizes import encoded_bytes
 from .formulas import Round, round_of
 from .scenario import Link, Scenario
@@ -66,10 +66,8 @@ def _work(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     rule, settings = scenario.rule, scenario.settings
     for times in _STEPS:
         if rule.work == "steps":
-            now = settings.inner_steps or rule.inner_steps
-            changed = replace(scenario, settings=replace(settings, inner_steps=times * now))
-            # What people set is the steps between two exchanges of the same fragment.
-            said = now * rule.fragments
+            said = steps_of(rule, settings) * rule.fragments
+            changed = replace(scenario, settings=replace(settings, inner_steps=times * said))
             yield f"{times * said} inner steps instead of {said}", changed
         else:
             now = settings.target_batch or rule.target_batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..protocol.layout import Stream
+from ..protocol.rules import steps_of
 from .advice import Advice
 from .formulas import Round, first_lease
 from .scenario import Scenario
@@ -65,7 +66,7 @@ def _work(scenario: Scenario) -> str:
     rule, settings = scenario.rule, scenario.settings
     if rule.work == "steps":
         part = f", which exchanges one of {rule.fragments} parts" if rule.fragments > 1 else ""
-        return f"{settings.inner_steps or rule.inner_steps} inner steps of {rule.inner_batch} samples a round{part}"
+        return f"{steps_of(rule, settings)} inner steps of {rule.inner_batch} samples a round{part}"
     return f"one step a round on {settings.target_batch or rule.target_batch} samples, which the peers share"
 
 
@@ -108,7 +109,7 @@ def compared(plan: Round, trial: Trial, report: Report) -> str:
         f"{_unequal(trial)}{_churn(trial, report)}, seed {trial.seed}."
     ]
     lines += [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in (heads, *rows)]
-    shares = report.shares
+    shares = report.shares or (0.0,)
     lines += [
         f"Peers compute {shares[0]:.1%} (least) to {shares[-1]:.1%} (most) of their time; between two rounds they wait "
         f"{_seconds(report.median_wait)} (median), {_seconds(report.longest_wait)} (longest).",

@@ -66,6 +66,12 @@ def check_rule(rule: RoundRule, settings: SessionSettings, samples: int) -> None
             "The gradients of a step are of all parameters as they are.",
             "Choose fragments=1 and overlap=False, or StreamingLocalUpdates.",
         )
+    if rule.overlap and rule.fragments < 2:
+        raise SettingError(
+            "With overlap the parameters are exchanged in at least 2 parts.",
+            "What is exchanged again before its last result is here would count twice.",
+            "Choose fragments=2 or more, or LocalUpdates.",
+        )
     if rule.overlap and rule.staleness:
         raise SettingError(
             "With overlap a contribution counts in its own round only.",

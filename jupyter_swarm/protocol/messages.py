@@ -7,7 +7,7 @@ Rounds count from 1: round r makes version r from version r - 1.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -62,7 +62,7 @@ class Hello(Message, frozen=True):
     version: int = -1
     device: str = "cpu"
     own_samples: int = 0
-    codecs: tuple[int, ...] = FIRST_CODECS
+    codecs: Annotated[tuple[int, ...], msgspec.Meta(max_length=64)] = FIRST_CODECS
     free_memory: int = 0
 
 

@@ -203,7 +203,13 @@ def lateness(made: RoundRule, counted: RoundRule) -> int:
     """By how many rounds a contribution that was made under one rule may be late under another; -1: it counts in its
     own round only. It is sent, and what it has not sent is kept, as the rule says under which it was made."""
     alike = made.work == counted.work == "steps" and made.streams == counted.streams
+    alike = alike and (made.fragments, made.overlap) == (counted.fragments, counted.overlap)
     return counted.staleness if alike else -1
+
+
+def steps_of(rule: RoundRule, settings: SessionSettings) -> int:
+    """Inner steps of the fastest peer in a round. What is set is those between two exchanges of the same fragment."""
+    return max(settings.inner_steps // rule.fragments, 1) if settings.inner_steps else rule.inner_steps
 
 
 class StrategyChange(msgspec.Struct, frozen=True):

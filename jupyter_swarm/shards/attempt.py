@@ -49,7 +49,7 @@ class Attempt:
         self._rules = section_rules(rule)
         self._held = held
         self._staging = staging
-        self._step_number = step_number
+        self._step_number = (step_number - 1) // rule.fragments + 1  # a fragment has its turn every so many rounds
         self._clips = prepare.clip_norm > 0
         self._hessian = next((one for one in rule.streams_of(prepare.round) if one.stream == Stream.HESSIAN), None)
         self._envelope = Envelope(

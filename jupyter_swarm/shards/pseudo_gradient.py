@@ -48,7 +48,7 @@ class PseudoGradient:
         self.parameters = trained(layout, model)
         self.steps = 0
         self._clip_norm = rule.inner_clip_norm
-        self._warm_up = rule.inner_steps // WARM_UP_SHARE if slot_names(inner) else 0
+        self._warm_up = rule.inner_steps * rule.fragments // WARM_UP_SHARE if slot_names(inner) else 0
         self._age = 0
         self._contribution = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS))
         self._saved = FlatVector(layout, BUFFERS)

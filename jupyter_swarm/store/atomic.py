@@ -136,11 +136,16 @@ class AtomicFile(Discarding):
     def commit(self) -> None:
         """Make the file durable and give it its name."""
         self.sync()
+        self.rename()
+        with self._discarded_on_failure():
+            sync_folder(self.path.parent)
+
+    def rename(self) -> None:
+        """Give the file its name, which waits for no disk."""
         with self._discarded_on_failure():
             self._file.close()
             failpoints.reach("mid-rename")
             os.replace(self._temporary, self.path)
-            sync_folder(self.path.parent)
 
     def discard(self) -> None:
         with contextlib.suppress(OSError):  # closing writes out what is buffered, which a full disk refuses again

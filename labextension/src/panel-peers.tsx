@@ -60,23 +60,23 @@ export const Peers = React.memo(function Peers(props: {
 function useFound(session: string, wanted: string, first: readonly IPeer[], context: IContext): readonly IPeer[] {
   const [found, setFound] = React.useState<readonly IPeer[] | null>(null);
   const { api } = context.model;
+  const question = `${session} ${wanted}`;
+  const asked = React.useRef(question);
+  asked.current = question;
   React.useEffect(() => {
     if (!wanted) {
       setFound(null);
       return;
     }
-    let over = false;
     const asking = window.setTimeout(() => {
       void api.findPeers(session, wanted).then(
-        some => over || setFound(some),
+        // An answer may take longer than the next status.
+        some => asked.current === question && setFound(some),
         () => undefined // the next status asks again
       );
     }, TYPING_MS);
-    return () => {
-      over = true;
-      window.clearTimeout(asking);
-    };
-  }, [api, session, wanted, first]);
+    return () => window.clearTimeout(asking);
+  }, [api, session, wanted, question, first]);
   return (wanted && found) || first;
 }
 

@@ -110,7 +110,7 @@ def test_messages_that_nobody_takes_end_the_connection(server: Server) -> None:
 
 
 def test_a_member_that_talks_but_does_not_read_is_cut_off_and_what_waits_for_it_is_forgotten(server: Server) -> None:
-    server.timing = Timing(heartbeat=0.05, silence=0.5)
+    server.timing = Timing(heartbeat=0.05, silence=3.0)
     with raw_client(server, receive_buffer=4096) as one:
         connection = connection_of(server)
 

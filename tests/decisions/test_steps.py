@@ -7,7 +7,7 @@ import msgspec
 from jupyter_swarm.decisions import events as e
 from jupyter_swarm.decisions.explain import explain
 from jupyter_swarm.protocol import messages as m
-from jupyter_swarm.protocol.rules import SGD, AdamW, RoundRule, Schedule, StrategyChange
+from jupyter_swarm.protocol.rules import SGD, AdamW, RoundRule, Schedule, StrategyChange, lateness
 from tests.decisions.world import OWN, World, told
 
 BATCH = 4
@@ -306,3 +306,26 @@ def test_no_steps_are_leased_for_a_round_that_will_not_be():
     assert not world.state.book.leases
     assert world.state.book.cursor == 5 * 2 * 50 * BATCH
     world.finish_checks()
+
+
+def test_the_end_takes_back_what_was_leased_ahead_and_the_last_version_is_evaluated():
+    world = classroom({"a": 2.0, "b": 2.0}, rule=STREAM, held_out=20)
+    for peer in world.peers.values():
+        peer.bytes, peer.bandwidth = 3_000_000, 1e6
+    assert world.run(600.0, lambda: any(le.round > world.state.round.number for le in world.state.book.leases.values()))
+    world.handle(e.Finish("ann"))
+    assert world.run(600.0, lambda: world.state.phase == "finished")
+    assert not world.state.book.leases
+    assert world.evaluated[-1].version == world.state.version
+    world.finish_checks()
+
+
+def test_steps_that_are_set_are_those_between_two_exchanges_of_the_same_fragment():
+    world = classroom({"a": 40.0}, rule=STREAM, inner_steps=80)
+    assert {part.steps or part.weight // BATCH for record in world.records for part in record.contributors} == {20}
+
+
+def test_nothing_is_late_between_streaming_and_local_updates():
+    local = msgspec.structs.replace(STREAM, fragments=1, overlap=False, staleness=2)
+    assert lateness(STREAM, local) == lateness(local, STREAM) == -1
+    assert lateness(STREAM, STREAM) == 0

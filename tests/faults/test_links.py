@@ -18,6 +18,7 @@ from .links import dropping, proxy
 from .recipes import CHUNKS, LOCAL, MANY_SHARDS, SPARSE, Size
 
 CUTS = 6
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("size", [MANY_SHARDS, CHUNKS, LOCAL, SPARSE], ids=lambda size: size.name)
@@ -28,7 +29,8 @@ def test_links_that_drop_again_and_again_cost_time_and_nothing_else(size: Size, 
         room.wait_version(1)
         with dropping(first, 1, 0.3, 1.5), dropping(second, 2, 0.3, 1.5):
             until(lambda: min(first.cuts, second.cuts) >= CUTS, room.describe)
-            room.wait_version(room.status()["version"] + 3)
+        room.wait_version(room.status()["version"] + 3)
+        until(lambda: len({c.peer for c in room.contributors()}) == 2, room.describe)
         digests = room.finish()
     account = account_for(room, digests, [])
     assert account.problems() == []

@@ -28,7 +28,7 @@ from typing import NamedTuple
 PREFIX = "jswarm"
 _NAMED = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Unavailable(Exception):

@@ -15,10 +15,20 @@ import pytest
 from jupyter_swarm import Recipe, host
 from tests.benchmarks import recipes
 from tests.benchmarks.harness import peer, server, wait_until, workplace
-from tests.network.namespaces import PREFIX, Line, Network, bytes_per_second, missing, traffic
+from tests.network.namespaces import PREFIX, Line, Network, Unavailable, bytes_per_second, missing, traffic
 
 _REASON = missing(nat=True)
 pytestmark = pytest.mark.skipif(bool(_REASON), reason=_REASON)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _possible() -> None:
+    """Root in a container may not be allowed to, and a kernel may lack what shapes links."""
+    try:
+        with Network({"one": Line("1mbit"), "two": Line(nat=True)}) as tried, tried.inside("two"):
+            pass
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +79,15 @@ def test_a_peer_behind_nat_takes_part(network: Network) -> None:
     with workplace() as (folder, stack), network.inside("server"):
         here = server(folder, stack, address=network.address("server"))
         recipe = Recipe.from_source(recipes.VECTOR.format(parameters=300_000, target=4, seconds=0.1))
-        session = host(recipe, rounds=3, train=False, server=here.owner_url, minimum_peers=2, evaluate_every=0)
+        session = host(recipe, train=False, server=here.owner_url, minimum_peers=2, evaluate_every=0)
         link = session.invite("peer").link
         for name in ("open", "behind"):
             stack.callback(peer(link, recipe.sha256, name, folder, prefix=network.command(name)).stop)
-        wait_until(lambda: here.status(session.id)["state"] == "finished", "three rounds", 90)
-        contributors = [record["contributors"] for record in here.client.records(session.id)]
-        assert [len(one) for one in contributors] == [2, 2, 2]
+
+        def contributors() -> set[str]:
+            return {one["peer"] for record in here.client.records(session.id) for one in record["contributors"]}
+
+        wait_until(lambda: len(contributors()) == 2, "a round of each", 240)
 
 
 def test_nothing_is_left_after_an_error() -> None:

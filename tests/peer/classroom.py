@@ -44,7 +44,7 @@ RECIPE = """
 import torch
 from torch import nn
 from jupyter_swarm import (
-    AdamW, Data, EveryStep, LocalUpdates, Recipe, Sophia, SparseLocalUpdates, StreamingLocalUpdates, WarmStart,
+    AdamW, Codec, Data, EveryStep, LocalUpdates, Recipe, Sophia, SparseLocalUpdates, StreamingLocalUpdates, WarmStart,
 )
 
 def data():

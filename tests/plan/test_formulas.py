@@ -74,7 +74,7 @@ def test_a_faster_link_never_makes_a_round_slower(plan: Scenario, factor: float,
 @settings(max_examples=60, deadline=None)
 def test_more_inner_steps_let_peers_compute_more_of_the_time(plan: Scenario, times: int) -> None:
     chosen = SessionSettings(
-        inner_steps=times * plan.rule.inner_steps, target_batch=times * plan.rule.target_batch
+        inner_steps=times * plan.rule.inner_steps * plan.rule.fragments, target_batch=times * plan.rule.target_batch
     )  # fmt: skip
     before, after = round_of(plan), round_of(replace(plan, settings=chosen))
     assert after.samples == times * before.samples
