@@ -52,8 +52,8 @@ def viewers(runtime: SessionRuntime) -> int:
 
 async def let_go(runtime: SessionRuntime) -> None:
     """Close the connections of those who watch, as for being too slow; it says nothing about the session."""
-    for number in range(1000):
-        runtime.publish("event", number=number)
+    for number in range(10):
+        runtime.publish("event", text="." * (1 << 20), number=number)
     await eventually(lambda: not viewers(runtime))
 
 
