@@ -175,8 +175,9 @@ def ways(peers: int, steps: int) -> dict[str, tuple[Rule, int]]:
         return LocalUpdates(steps, BATCH, clip_norm=1.0, up=up, down=down).rule, 1
 
     def streaming(codec: Codec) -> tuple[Rule, int]:
-        way = StreamingLocalUpdates(steps, BATCH, clip_norm=1.0, up=codec, down=codec, fragments=FRAGMENTS)
-        return way.rule, FRAGMENTS
+        parts = min(FRAGMENTS, steps)
+        way = StreamingLocalUpdates(steps, BATCH, clip_norm=1.0, up=codec, down=codec, fragments=parts)
+        return way.rule, parts
 
     def sparse(down: Codec, outer: float = 1.0) -> tuple[Rule, int]:
         return SparseLocalUpdates(steps, BATCH, clip_norm=1.0, down=down, outer=SGD(outer)).rule, 1

@@ -33,7 +33,7 @@ from . import processes
 from .member_process import Report, Task, computer_of, main
 from .recipes import MANY_SHARDS, Size
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 SERVER = "server"
 HOLDER = "holder"
 SNAPSHOT_ROUNDS = 3

@@ -40,7 +40,7 @@ def test_links_that_drop_again_and_again_cost_time_and_nothing_else(size: Size, 
 
 
 def test_an_upload_that_trickles_is_dropped_and_the_class_does_not_wait_for_it(tmp_path: Path) -> None:
-    with classroom(tmp_path, CHUNKS) as room, proxy(room.port) as link:
+    with classroom(tmp_path, CHUNKS, lease_seconds=2.0) as room, proxy(room.port) as link:
         room.start("ann", port=link.port)
         room.start("bob")
         until(lambda: len({c.peer for c in room.contributors()}) == 2, room.describe)

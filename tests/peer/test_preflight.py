@@ -125,10 +125,10 @@ def test_what_the_loss_does_not_use_is_named() -> None:
 
 
 def test_sampled_losses_are_tried_where_they_are_needed() -> None:
-    sophia = ("AdamW(lr=0.01)", "Sophia(lr=0.01)"), ("import AdamW", "import Sophia")
-    assert not tried(*sophia, ("seed=3", "seed=3, sampled_loss=lambda model, batch: 1 / 0")).ok
-    assert tried(*sophia, ("seed=3", "seed=3, sampled_loss=loss")).ok
-    assert tried(("AdamW(lr=0.01)", "Sophia(lr=0.01, estimator='hutchinson')"), ("import AdamW", "import Sophia")).ok
+    sophia = "AdamW(lr=0.01)", "Sophia(lr=0.01)"
+    assert not tried(sophia, ("seed=3", "seed=3, sampled_loss=lambda model, batch: 1 / 0")).ok
+    assert tried(sophia, ("seed=3", "seed=3, sampled_loss=loss")).ok
+    assert tried(("AdamW(lr=0.01)", "Sophia(lr=0.01, estimator='hutchinson')")).ok
 
 
 def test_data_of_ones_own_is_tried_instead() -> None:

@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 
 import jupyter_swarm
-from jupyter_swarm.cli import demo, doctor, host, peer, serve
+from jupyter_swarm.cli import demo, doctor, host, peer, plan, serve
 from jupyter_swarm.notebook.commands import COMMANDS, values_of
 from jupyter_swarm.notebook.magics import _parsed, _split
 from jupyter_swarm.peer.session import Session
@@ -40,7 +40,7 @@ def typed(page: Path) -> Iterator[str]:
 def terminal() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
-    for command in (demo, peer, host, serve, doctor):
+    for command in (demo, peer, host, serve, plan, doctor):
         command.add_to(commands)
     return parser
 
