@@ -19,7 +19,8 @@ from ..protocol.rules import Codec, RoundRule, StrategyChange, StreamRule, rule_
 from ..protocol.sizes import framed_bytes
 from .effects import Effect, SetCodecs
 from .events import Measured
-from .state import Choosing, Contribution, Peer, State
+from .rates import Choosing
+from .state import Contribution, Peer, State
 
 SHARE = 0.05
 """Communication may take so much of a round, half of it each way."""
@@ -187,10 +188,9 @@ def _choices(state: State, rule: RoundRule) -> tuple[Choice, Choice] | None:
     down = Way("down", low([one.link.down.rate for one in peers if one.link.down.rate]), choosing.down.rate, len(peers))
     if not (up.rate and down.rate and state.elements and choosing.compute):
         return None
-    elements = state.elements // rule.fragments
     return (
-        choose(up, ladder, elements, choosing.compute, stream.up),
-        choose(down, ladder, elements, choosing.compute, stream.down),
+        choose(up, ladder, state.elements, choosing.compute, stream.up),
+        choose(down, ladder, state.elements, choosing.compute, stream.down),
     )
 
 

@@ -192,6 +192,7 @@ def ways(peers: int, steps: int) -> dict[str, tuple[Rule, int]]:
         "Streaming int4": streaming(Codec.INT4),
         "Sparse, down int4": sparse(Codec.INT4),
         "Sparse, down top-k": sparse(Codec.TOPK),
+        "Sparse, outer rate 3": sparse(Codec.INT4, outer=3.0),
     }
 
 

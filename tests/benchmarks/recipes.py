@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-VECTOR = """
-import time
-
-import torch
-from torch import nn
-
-from jupyter_swarm import SGD, Data, EveryStep, Recipe
-
-PARAMETERS = {parameters}
+_KNOWN = """PARAMETERS = {parameters}
 DIRECTION = torch.full((PARAMETERS,), 1e-3)
 
 
@@ -36,7 +28,21 @@ def data():
     return Data(train=(torch.arange(4096),))
 
 
-def loss(model, batch):
+"""
+"""A model of one parameter vector."""
+
+VECTOR = (
+    """
+import time
+
+import torch
+from torch import nn
+
+from jupyter_swarm import SGD, Data, EveryStep, Recipe
+
+"""
+    + _KNOWN
+    + """def loss(model, batch):
     time.sleep({seconds} * len(batch[0]))
     return Known.apply(model.values)
 
@@ -46,6 +52,7 @@ recipe = Recipe(
     strategy=EveryStep(target_batch={target}), evaluate_every=0,
 )
 """
+)
 """One parameter vector and a gradient that costs nothing but `seconds` of sleep for each sample: what is left is the
 round itself."""
 
@@ -154,7 +161,8 @@ recipe = Recipe(
 """
 """Something to learn for ten minutes, by steps of which it is known what they take."""
 
-PACED = """
+PACED = (
+    """
 import time
 
 import torch
@@ -162,30 +170,10 @@ from torch import nn
 
 from jupyter_swarm import SGD, Codec, Data, EveryStep, LocalUpdates, Recipe, SparseLocalUpdates, StreamingLocalUpdates
 
-PARAMETERS = {parameters}
-SECONDS = {seconds}
-DIRECTION = torch.full((PARAMETERS,), 1e-3)
+"""
+    + _KNOWN
+    + """SECONDS = {seconds}
 DUE = [0.0]
-
-
-class Known(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, values):
-        return values[:1].sum()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return DIRECTION
-
-
-class Vector(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.values = nn.Parameter(torch.zeros(PARAMETERS))
-
-
-def data():
-    return Data(train=(torch.arange(4096),))
 
 
 def loss(model, batch):
@@ -202,6 +190,7 @@ recipe = Recipe(
     micro_batch={batch}, evaluate_every=0,
 )
 """
+)
 """Steps of `seconds` each, whatever the machine is busy with, as long as it can keep up: what optimizer and gradient
 take is part of them."""
 

@@ -13,8 +13,9 @@ from jupyter_swarm.decisions import events as e
 from jupyter_swarm.decisions import links
 from jupyter_swarm.decisions.effects import SetCodecs
 from jupyter_swarm.decisions.links import Way, choose, low, with_choice
+from jupyter_swarm.decisions.rates import Rate, SharedLink
 from jupyter_swarm.decisions.reducer import handle
-from jupyter_swarm.decisions.state import Crowd, Rate, SharedLink, State, new_state
+from jupyter_swarm.decisions.state import Crowd, State, new_state
 from jupyter_swarm.protocol import messages as m
 from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.records import BookState, Contributor, RoundRecord

@@ -93,6 +93,14 @@ def records(session: Session) -> list[dict[str, Any]]:
     return list(session._client.records(session.id))
 
 
+def end_alike(session: Session, *peers: Peer) -> None:
+    """End the session; all have the same numbers then."""
+    session.stop()
+    for peer in peers:
+        peer.reaches(lambda status: status.state == "finished")
+    assert len({peer.trainer.digest() for peer in peers}) == 1
+
+
 def check_once(rounds: list[dict[str, Any]]) -> None:
     """No position is in two contributions, and all before the cursor are in one, or wait to be leased again."""
     taken = [tuple(pair) for record in rounds for one in record["contributors"] for pair in one["leases"]]
@@ -158,10 +166,7 @@ def test_a_peer_that_stops_in_mid_round_holds_up_nobody_and_counts_a_round_late(
     bob.reaches(lambda status: status.version == 3 and status.state == "training")
     ann.gate.set()
     ann.reaches(lambda status: status.version > 6)
-    session.stop()
-    for peer in (ann, bob):
-        peer.reaches(lambda status: status.state == "finished")
-    assert ann.trainer.digest() == bob.trainer.digest()
+    end_alike(session, ann, bob)
     rounds = records(session)
     late = [
         (record["round"], one["peer"])
@@ -180,10 +185,7 @@ def test_a_peer_that_stops_for_many_rounds_goes_on_from_where_the_class_is(serve
     ann.reaches(lambda status: status.version >= 6)
     bob.gate.set()
     bob.reaches(lambda status: status.version >= 8)
-    session.stop()
-    for peer in (ann, bob):
-        peer.reaches(lambda status: status.state == "finished")
-    assert ann.trainer.digest() == bob.trainer.digest()
+    end_alike(session, ann, bob)
     check_once(records(session))
 
 
@@ -223,10 +225,7 @@ def test_steps_go_on_while_a_round_waits_for_another_peer(server: Server, join: 
     assert ann.record.status.version < 4
     bob.gate.set()
     ann.reaches(lambda status: status.version > 8)
-    session.stop()
-    for peer in (ann, bob):
-        peer.reaches(lambda status: status.state == "finished")
-    assert ann.trainer.digest() == bob.trainer.digest()
+    end_alike(session, ann, bob)
     check_once(records(session))
 
 
@@ -240,10 +239,7 @@ def test_streaming_goes_on_after_the_server_was_away(server: Server, join: Join)
     came = ann.record.status.version
     for peer in (ann, bob):
         peer.reaches(lambda status: status.version > came + 3)
-    session.stop()
-    for peer in (ann, bob):
-        peer.reaches(lambda status: status.state == "finished")
-    assert ann.trainer.digest() == bob.trainer.digest()
+    end_alike(session, ann, bob)
     check_once(records(session))
 
 
