@@ -42,7 +42,9 @@ def draw(planned: Planned, file: Path) -> None:
         figure_of(planned).savefig(file)
     except (OSError, ValueError) as error:
         raise SettingError(
-            f"The figure cannot be written to {file}.", str(error), "Choose a file in a folder that is there; its name ends in .png, .svg or .pdf."
+            f"The figure cannot be written to {file}.",
+            str(error),
+            "Choose a file in a folder that is there; its name ends in .png, .svg or .pdf.",
         ) from None
 
 
