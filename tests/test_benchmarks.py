@@ -212,9 +212,9 @@ def test_every_way_of_the_convergence_benchmark_learns_and_counts_its_bytes() ->
     assert up["LocalUpdates fp32"] / up["Sparse, down int4"] > 100
     assert up["EveryStep fp32"] == 2 * up["LocalUpdates fp32"]
     assert ends["Sparse, down top-k"].down < ends["Sparse, down int4"].down
-    data = convergence.recipe_of(chosen, 0.01).load_data()
-    first = convergence.train(chosen, data, 0.01, "", None).points[0].loss
-    assert max(point.loss for point in ends.values()) < first
+    for _, points in convergence.best(found).values():
+        assert points[-1].loss < points[0].loss
+        assert points[0].up == 0 < convergence.bytes_to(points, points[-1].loss) <= points[-1].up + points[-1].down
     convergence.figure_of(found)
 
 

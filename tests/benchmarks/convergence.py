@@ -8,13 +8,16 @@ and then see as many samples as `--local` rounds of `--steps` steps of each peer
 turns, each with its own inner optimizer and its own error feedback; their contributions travel as frames through the
 codecs, a holder merges them, and the packets come back as frames. What differs between two ways is what would differ
 over sockets. Where steps go on while a round is finished, its result is mixed in when half of the next round's steps
-are made. Bytes are those of all frames, headers included, of one peer. Each way is judged at its best learning rate;
-its curve is the mean loss over the held-out windows.
+are made. Bytes are those of all frames, headers included, of one peer; up and down together where a column says how
+many it took to get as far as the worst way does. Each way is judged at its best learning rate; its curve is the mean
+loss over the held-out windows.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -214,6 +217,7 @@ def train(chosen: argparse.Namespace, data: Data, rate: float, name: str, warm: 
     rule, times = ways(chosen.peers, chosen.steps)[name or "EveryStep fp32"]
     session.follow(rule(recipe.optimizer))
     rounds = chosen.local * times if name else chosen.warm
+    session.measure()
     for done in range(1, rounds + 1):
         session.round()
         if done % max(rounds // _EVALUATIONS, 1) == 0:
@@ -251,21 +255,32 @@ def best(found: Figures) -> dict[str, tuple[str, list[Point]]]:
     return result
 
 
+def bytes_to(points: list[Point], loss: float) -> float:
+    """Up and down of one peer until the curve reaches `loss`, straight between two points; NaN if it begins below."""
+    for before, after in itertools.pairwise(points):
+        if before.loss > loss >= after.loss:
+            share = (before.loss - loss) / (before.loss - after.loss)
+            return before.up + before.down + share * (after.up + after.down - before.up - before.down)
+    return math.nan
+
+
 def report(found: Figures, chosen: argparse.Namespace) -> None:
-    """At each way's best rate, beside the first way."""
+    """At each way's best rate, beside the first way; and what each has sent when it is where the worst of them ends."""
     chosen_points = best(found)
     first = next(iter(chosen_points.values()))[1][-1]
     tokens = 128 * chosen.local * chosen.steps * BATCH
+    worst = max(points[-1].loss for _, points in chosen_points.values())
     rows = [
         (
             name, rate, f"{end.loss:.4f}", f"{100 * (end.loss / first.loss - 1):+.2f} %", f"{end.up / tokens:.4g}",
             f"{end.down / tokens:.4g}", f"{first.up / end.up:.1f}", f"{first.down / end.down:.1f}",
+            f"{bytes_to(points, worst) / 1e6:.4g}",
         )
         for name, (rate, points) in chosen_points.items()
         for end in points[-1:]
     ]  # fmt: skip
     head = ("way", "rate", "held-out", "to the first", "B/token up", "down", "times fewer up", "down")
-    table(head, rows)
+    table((*head, f"MB to {worst:.3f}"), rows)
 
 
 def figure_of(found: Figures) -> Figure:
