@@ -59,6 +59,7 @@ def test_a_transfer_lasts_from_its_first_byte_to_its_last_with_the_pauses_in_it(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_the_share_of_time_computing_and_the_bytes_of_a_strategy() -> None:
     with workplace() as (folder, stack):
         here = server(folder, stack)
@@ -78,6 +79,7 @@ def test_percentiles_are_in_milliseconds() -> None:
     assert found["largest"] == pytest.approx(100.0)
 
 
+@pytest.mark.long
 def test_300_rounds_with_their_memory_and_a_journal_that_stays_small(tmp_path: Path) -> None:
     found = soak.soak(300)
     soak.draw(found, tmp_path / "soak.png")
@@ -124,6 +126,7 @@ def test_what_is_observed_of_a_peer_is_there() -> None:
     assert phases == {"compute", "announce", "granted", "accepted", "apply", "load", "commit"}
 
 
+@pytest.mark.long
 def test_plain_transformers_computes_what_the_session_did() -> None:
     constants = {"SIZE": "tiny", "TEXT": "python", "HELD_OUT": 0.005, "WARM_ROUNDS": 3, "LOCAL_STEPS": 2}
     found = checkpoint.compared(load_recipe("language", LOCAL_ROUNDS=1, **constants))
@@ -199,6 +202,7 @@ def test_what_cannot_be_measured_is_said_and_writes_no_file(tmp_path: Path, monk
     assert not file.exists()
 
 
+@pytest.mark.long
 def test_every_way_of_the_convergence_benchmark_learns_and_counts_its_bytes() -> None:
     chosen = argparse.Namespace(
         peers=2, warm=2, local=2, steps=2, rates=[0.01], size="tiny", ways=list(convergence.ways(2, 2)), threads=1,
@@ -225,6 +229,7 @@ def test_the_speed_of_each_codec_is_measured() -> None:
     assert found["codecs"]["TOPK"]["times fewer"] > 143
 
 
+@pytest.mark.long
 def test_a_crowd_contributes_to_each_round_and_its_server_is_measured() -> None:
     every, local = crowd.measured(5, 0.1, viewers=2, steps=False), crowd.measured(3, 0.1, viewers=0, steps=True)
     assert [one["contributors"] for one in (every, local)] == [5, 3]
@@ -243,6 +248,7 @@ def test_a_third_is_killed_in_every_minute_and_the_seed_says_who_and_when() -> N
 
 
 @pytest.mark.timeout(400)  # eight processes import torch, which takes what else the machine does lets it take
+@pytest.mark.long
 def test_killed_peers_come_back_and_what_counts_is_counted(tmp_path: Path) -> None:
     chosen = argparse.Namespace(
         minutes=0.4, minute=8.0, peers=2, seed=1, strategies=["sparse"], figure=tmp_path / "churn.png"

@@ -67,7 +67,6 @@
 
   async function connect() {
     const mine = stop();
-    view.retry(false);
     try {
       const described = await ask("");
       if (mine !== turn) return;
@@ -77,6 +76,7 @@
       if (!described.status && described.state === "finished") return await asItEnded(described, mine);
       if (!described.status)
         throw new Problem("not yet", described.problem || "The server is reading the session from its disk.");
+      view.retry(false);
       view.status(described.status);
       listen(mine);
       await catchUp(mine);
@@ -95,6 +95,7 @@
     if (mine !== turn) return;
     const book = records.length ? records[0].book : { consumed: 0, own: 0 };
     const why = described.ending ? `: ${described.ending}` : "";
+    view.retry(false);
     view.tookPart(everybody);
     view.status({
       session, version, state: "finished", reason: `finished after ${version} rounds${why}`, metrics: {}, peers: [],
@@ -174,7 +175,10 @@
   full.addEventListener("click", () =>
     document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen(),
   );
-  document.getElementById("retry").addEventListener("click", connect);
+  document.getElementById("retry").addEventListener("click", () => {
+    view.note("Trying …");
+    connect();
+  });
   addEventListener("online", connect);
   addEventListener("hashchange", () => location.reload());
   if (!/^[\w-]{36}$/.test(secret)) {

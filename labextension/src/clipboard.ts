@@ -19,13 +19,13 @@ export async function copy(text: string, trans: TranslationBundle): Promise<bool
     const hint = document.createElement('p');
     hint.textContent = trans.__('The browser does not let this page copy. Press Ctrl+C, or Command+C on a Mac.');
     body.node.append(field, hint);
-    const shown = showDialog({
+    field.addEventListener('focus', () => field.select());
+    await showDialog({
       title: trans.__('Copy the link'),
       body,
-      buttons: [Dialog.okButton({ label: trans.__('Close') })]
+      buttons: [Dialog.okButton({ label: trans.__('Close') })],
+      focusNodeSelector: 'input'
     });
-    requestAnimationFrame(() => field.select());
-    await shown;
     return false;
   }
 }

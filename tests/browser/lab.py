@@ -92,5 +92,10 @@ async def find_command(page: Page, words: str, disabled: bool = False) -> None:
 
 async def choose_command(page: Page, words: str) -> None:
     """From the palette, with the keyboard."""
-    await find_command(page, words)
-    await page.keyboard.press("Enter")
+    while True:
+        await find_command(page, words)
+        try:
+            await page.locator("#modal-command-palette input").press("Enter", timeout=1000)
+            return
+        except PlaywrightTimeout:  # the palette has been closed since, as above
+            continue

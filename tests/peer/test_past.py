@@ -11,6 +11,7 @@ import xarray as xr
 from jupyter_swarm.peer import api
 from jupyter_swarm.peer.recipe import Recipe
 from jupyter_swarm.protocol.records import RoundRecord
+from tests.waiting import until
 
 from .classroom import PLAIN
 from .conftest import Server
@@ -26,6 +27,7 @@ def test_the_history_of_a_session_is_what_its_server_recorded(server: Server, mo
     early = session.history()
     hosted.stop()
     assert session.wait(60)
+    until(lambda: any("Checkpoint" in text for text in hosted.history().event_text.values))
 
     records = msgspec.convert(hosted._client.records(hosted.id), list[RoundRecord])
     asked: list[int] = []

@@ -126,7 +126,9 @@ def training(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither signal")
-@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number", ["SIGINT", *(pytest.param(other, marks=pytest.mark.long) for other in ("SIGKILL", "SIGTERM"))]
+)
 def test_nothing_is_left_when_the_demo_ends_early(training: subprocess.Popen[str], tmp_path: Path, number: str) -> None:
     family = psutil.Process(training.pid).children(recursive=True)
     assert sum("ipykernel" in " ".join(process.cmdline()) for process in family) == 4
