@@ -51,7 +51,7 @@ class PacketSet:
         self.layout = layout
         self.round = round
         self.attempt = attempt
-        self._identity = (Kind.PACKET, session, generation, round, attempt)
+        self._identity = (Kind.PACKET, session, generation, round, attempt, rule.fragment_of(round))
         self._codecs = packet_codecs(rule)
         shards = [shard for shard in layout.shards if shard.stream in self._codecs]
         self._places = {start: (shard, count) for shard in shards for start, count in due(shard, rule, round)}
@@ -70,7 +70,7 @@ class PacketSet:
     def add(self, frame: Buffer) -> bool:
         """Keep a frame (the object itself, not a copy); returns `complete`. Raises `Refusal`, `ProtocolError`."""
         header = read_header(frame)
-        identity = (header.kind, header.session, header.generation, header.round, header.attempt)
+        identity = (header.kind, header.session, header.generation, header.round, header.attempt, header.fragment)
         if identity != self._identity:
             raise Refusal(f"A frame does not belong to attempt {self.attempt} at round {self.round}.")
         shard, count = self._places.get(header.start, (None, 0))

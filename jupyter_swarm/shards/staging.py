@@ -30,6 +30,7 @@ class Staging:
 
     def __init__(self, number: int, layout: Layout, rule: RoundRule, round: int, held: Container[int]) -> None:
         self.number = number
+        self._fragment = rule.fragment_of(round)
         self._chunks = {
             (stream.stream, start): _Chunk(stream.up, shard.index, count)
             for stream, shard in carried(layout, rule, round)
@@ -48,7 +49,7 @@ class Staging:
         """Keep a frame. Raises `Refusal` or `ProtocolError` with the reason if it is not one of those to come."""
         place = (header.stream, header.start)
         chunk = self._chunks.get(place)
-        if chunk is None or chunk.shard != header.shard or chunk.size != header.count:
+        if chunk is None or (chunk.shard, chunk.size, self._fragment) != (header.shard, header.count, header.fragment):
             raise Refusal(
                 f"Elements {header.start} to {header.start + header.count} of {header.stream.name} as shard "
                 f"{header.shard} are not held here, or are no chunk of the session's layout."

@@ -128,6 +128,7 @@ def patched(frame: bytes, offset: int, form: str, value: float) -> bytes:
         (3, "<B", 2, "not part of a contribution"),
         (4, "<B", int(Stream.PARAMETERS), "not held here"),
         (5, "<B", int(Codec.BF16), "the rule says"),
+        (6, "<H", 1, "not held here"),
         (8, "<Q", 1, "not part of a contribution"),
         (16, "<I", GENERATION - 1, "generation"),
         (24, "<Q", 2, "round 2"),

@@ -53,7 +53,8 @@ def test_lossless_packets_carry_the_values_themselves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offset", "value"), [(3, Kind.CONTRIBUTION), (5, Codec.BF16), (8, 0), (16, 9), (20, 2), (24, 2), (40, 9), (48, 1)]
+    ("offset", "value"),
+    [(3, Kind.CONTRIBUTION), (5, Codec.BF16), (6, 1), (8, 0), (16, 9), (20, 2), (24, 2), (40, 9), (48, 1)],
 )
 def test_packets_of_anything_else_are_refused(offset: int, value: int) -> None:
     _, packets, arriving = one_round()
