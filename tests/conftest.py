@@ -1,7 +1,8 @@
 """What every test shares: the Jupyter server's fixtures, one torch thread, property tests without time limits.
 
 Tests of several processes, some of them browsers or kernels, have a second try: on a busy machine one of these may once
-be too late. Tests that needed it are named at the end (RERUN). All others have one try.
+be too late. What went wrong in the first is shown at the end, and who needed a second is named (RERUN). All others have
+one try.
 
 A plain ``async def test_…`` runs on the event loop of the Jupyter server's fixtures. ``@pytest.mark.asyncio`` gives a
 test (and its ``pytest_asyncio`` fixtures) a loop of its own, where a ``jp_…`` server never answers: do not mix the two.
@@ -36,3 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE) and item.path.relative_to(_HERE).parts[0] in _SEVERAL_PROCESSES:
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"first try of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
