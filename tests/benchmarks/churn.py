@@ -184,8 +184,8 @@ def figures_of(one: Class, history: xr.Dataset, seconds: float) -> Figures:
     return {
         "samples": int(by_peer[inside].sum()),
         "rounds": int(inside.sum()),
-        "usual_round": float(np.median(history["seconds"].values[inside])),
-        "longest_round": float(np.max(history["seconds"].values[inside])),
+        "usual_round": float(np.nanmedian(history["seconds"].values[inside])),
+        "longest_round": float(np.nanmax(history["seconds"].values[inside])),
         "peer_seconds": there,
         "held_out": float(evaluated["held_out_loss"].values[-1]),
         "held_out_samples": int(last),
