@@ -58,7 +58,6 @@ def test_a_transfer_lasts_from_its_first_byte_to_its_last_with_the_pauses_in_it(
     assert found["up"] == {"bytes": None, "seconds": [], "share": None}
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.long
 def test_the_share_of_time_computing_and_the_bytes_of_a_strategy() -> None:
     with workplace() as (folder, stack):

@@ -18,7 +18,6 @@ from jupyter_swarm.peer.recipe import load_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-pytestmark = pytest.mark.timeout(300)  # real kernels, each of which loads torch
 LINK = re.compile(r"http\S+/swarm/join/\S+#\S+")
 
 

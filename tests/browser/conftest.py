@@ -15,7 +15,8 @@ from .classroom import CALM, NAMES, browser_path
 
 __all__ = ["extension_config", "jp_server_config", "swarm"]
 
-expect.set_options(timeout=30_000)
+_PATIENCE_MS = 60_000
+expect.set_options(timeout=_PATIENCE_MS)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,7 @@ def browser(jp_asyncio_loop: asyncio.AbstractEventLoop, chromium: str) -> Iterat
 def page(jp_asyncio_loop: asyncio.AbstractEventLoop, browser: Browser, jp_http_port: int) -> Iterator[Page]:
     """A tab. No script in it fails, nothing is blocked by the page's own policy, and it asks no other server."""
     opened = jp_asyncio_loop.run_until_complete(browser.new_page(viewport={"width": 1280, "height": 720}))
+    opened.set_default_timeout(_PATIENCE_MS)
     wrong: list[str] = []
 
     def failed(error: Error) -> None:

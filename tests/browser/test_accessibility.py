@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from playwright.async_api import Locator, Page, expect
 
 from jupyter_swarm.coordinator.status import PeerStatus
@@ -20,8 +19,6 @@ from .keyboard import listen, press, reach, said
 from .lab import choose_command, joined, jp_server_config, open_lab, open_panel, panel_folder
 
 __all__ = ["jp_server_config", "panel_folder"]
-
-pytestmark = pytest.mark.timeout(300)  # JupyterLab, and in one a kernel that loads torch
 
 
 async def open_launcher(swarm: Swarm, page: Page) -> None:

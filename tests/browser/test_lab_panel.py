@@ -22,8 +22,6 @@ from .lab import choose_command, find_command, joined, jp_server_config, open_la
 
 __all__ = ["jp_server_config", "panel_folder"]
 
-pytestmark = pytest.mark.timeout(300)  # JupyterLab, and in some a kernel that loads torch
-
 SMALL = """
 import torch
 from torch import nn

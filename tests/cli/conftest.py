@@ -74,7 +74,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             return False
 
     try:
-        assert wait_until(answers, 30)
+        assert wait_until(answers, 60)
         yield Served(url, (storage / "owner-token").read_text(), process, storage)
     finally:
         process.terminate()

@@ -150,7 +150,7 @@ def test_ctrl_c_leaves(served: Served, run: Run, recipe: Path, environment: dict
         env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        assert wait_until(lambda: joined(served, session_of(link)) == ["Ada"], 30)
+        assert wait_until(lambda: joined(served, session_of(link)) == ["Ada"], 60)
         peer.send_signal(signal.SIGINT)
         printed, _ = peer.communicate(timeout=60)
     finally:
@@ -177,7 +177,7 @@ def test_a_peer_ends_with_its_parent(
         assert parent.stdout is not None
         peer = psutil.Process(int(parent.stdout.readline()))
         try:
-            assert wait_until(lambda: len(joined(served, session_of(link))) == 1, 30)
+            assert wait_until(lambda: len(joined(served, session_of(link))) == 1, 60)
             parent.kill()
             assert wait_until(lambda: gone(peer), 60)
         finally:

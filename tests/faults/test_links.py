@@ -18,7 +18,6 @@ from .links import dropping, proxy
 from .recipes import CHUNKS, LOCAL, MANY_SHARDS, SPARSE, Size
 
 CUTS = 6
-pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("size", [MANY_SHARDS, CHUNKS, LOCAL, SPARSE], ids=lambda size: size.name)

@@ -23,7 +23,6 @@ session = jupyter_swarm.host(jupyter_swarm.Recipe.from_source({PLAIN!r}), rounds
 """
 
 
-@pytest.mark.timeout(300)  # two kernels, of which one loads torch
 @pytest.mark.usefixtures("direct")
 def test_it_is_not_idle_before_it_is_paused(tmp_path: Path) -> None:
     server = Server(tmp_path)

@@ -22,7 +22,7 @@ def test_what_ended_it_is_what_its_status_says(tmp_path: Path) -> None:
     )  # fmt: skip
     assert trainer.digest() == ""
     trainer.start()
-    assert record.wait_for(lambda status: status.state in OVER, 30)
+    assert record.wait_for(lambda status: status.state in OVER, 60)
     assert trainer.leave()
     assert isinstance(record.error, LinkError)
     assert record.status.state == "failed"

@@ -18,8 +18,6 @@ from jupyter_swarm.history import open_history
 from jupyter_swarm.peer.checkpoints import open_checkpoint
 from tests.cli.processes import Run, command, gone, wait_until
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def check(facts: dict[str, Any], output: Path, temporary: Path) -> None:
     """What holds for every demo."""
