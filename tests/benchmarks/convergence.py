@@ -290,7 +290,9 @@ def figure_of(found: Figures) -> Figure:
     for name, (rate, points) in best(found).items():
         losses = [point.loss for point in points]
         axes[0].plot([point.samples for point in points], losses, marker="o", label=f"{name}, rate {rate}")
-        axes[1].plot([point.up + point.down for point in points], losses, marker="o")
+        axes[1].plot(
+            [point.up + point.down for point in points[1:]], losses[1:], marker="o"
+        )  # the first has sent nothing
     axes[0].set(xlabel="samples, all peers", ylabel="held-out loss [nats per character]")
     axes[1].set(xlabel="bytes of one peer, up and down", xscale="log")
     axes[0].legend(frameon=False)
