@@ -1,8 +1,8 @@
 """What every test shares: the Jupyter server's fixtures, one torch thread, property tests without time limits.
 
 Tests of several processes, some of them browsers or kernels, have a second try: on a busy machine one of these may once
-be too late. What went wrong in the first is shown at the end, and who needed a second is named (RERUN). All others have
-one try.
+be too late. What went wrong in the first is shown at the end, and who needed a second is named (RERUN). Property tests,
+and tests of one process, have one try.
 
 A plain ``async def test_…`` runs on the event loop of the Jupyter server's fixtures. ``@pytest.mark.asyncio`` gives a
 test (and its ``pytest_asyncio`` fixtures) a loop of its own, where a ``jp_…`` server never answers: do not mix the two.
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 pytest_plugins = ["pytest_jupyter.jupyter_server"]
 
@@ -27,15 +27,15 @@ os.environ["PYTHONPATH"] = str(_HERE / "stand_ins")
 settings.register_profile("swarm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("swarm")
 
-_SEVERAL_PROCESSES = {
-    "browser", "cli", "coordinator", "faults", "network", "notebook", "peer", "tutorials", "test_benchmarks.py",
-    "test_readme.py",
-}  # fmt: skip
+_SYSTEMS = {"browser", "cli", "faults", "network", "tutorials", "test_benchmarks.py", "test_readme.py"}
+_SERVERS = {"server", "own_server"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     for item in items:
-        if item.path.is_relative_to(_HERE) and item.path.relative_to(_HERE).parts[0] in _SEVERAL_PROCESSES:
+        place = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
+        several = place in _SYSTEMS or _SERVERS & set(item.fixturenames)
+        if several and not is_hypothesis_test(item.obj):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -147,12 +147,10 @@ def test_each_benchmark_is_in_the_readme_and_says_how_to_run_it() -> None:
 
 
 def test_where_a_curve_reaches_a_loss() -> None:
-    curve = [(10, 1.0, 3.0), (20, 3.0, 2.0), (30, 5.0, 2.5), (40, 7.0, 1.0)]
-    assert sophia.reached(curve, 2.5, axis=0) == 15
-    assert sophia.reached(curve, 2.5, axis=1) == 2
-    assert sophia.reached(curve, 3.5, axis=0) == 10
-    assert sophia.reached(curve, 1.0, axis=0) == 40
-    assert math.isnan(sophia.reached(curve, 0.5, axis=0))
+    places, losses = [10, 20, 30, 40], [3.0, 2.0, 2.5, 1.0]
+    found = [reporting.reached(places, losses, target) for target in (3.5, 2.5, 1.0)]
+    assert found == [10, 15, 40]
+    assert math.isnan(reporting.reached(places, losses, 0.5))
 
 
 def test_both_optimizers_are_tuned_over_as_many_settings() -> None:
@@ -217,7 +215,7 @@ def test_every_way_of_the_convergence_benchmark_learns_and_counts_its_bytes() ->
     assert ends["Sparse, down top-k"].down < ends["Sparse, down int4"].down
     for _, points in convergence.best(found).values():
         assert points[-1].loss < points[0].loss
-        assert points[0].up == 0 < convergence.bytes_to(points, points[-1].loss) <= points[-1].up + points[-1].down
+        assert points[0].bytes == 0 < points[-1].bytes
     convergence.figure_of(found)
 
 

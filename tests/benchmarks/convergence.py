@@ -16,8 +16,6 @@ loss over the held-out windows.
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -46,7 +44,7 @@ from jupyter_swarm.shards.vector import FlatVector
 from jupyter_swarm.strategies import EveryStep, LocalUpdates, SparseLocalUpdates, StreamingLocalUpdates
 from jupyter_swarm.strategies.workers import Worker, worker
 
-from .reporting import Figures, main, table
+from .reporting import Figures, main, reached, table
 
 BATCH = 8
 FRAGMENTS = 5
@@ -62,6 +60,11 @@ class Point(NamedTuple):
     up: int
     down: int
     loss: float
+
+    @property
+    def bytes(self) -> int:
+        """Both ways."""
+        return self.up + self.down
 
 
 class VirtualSession:
@@ -255,15 +258,6 @@ def best(found: Figures) -> dict[str, tuple[str, list[Point]]]:
     return result
 
 
-def bytes_to(points: list[Point], loss: float) -> float:
-    """Up and down of one peer until the curve reaches `loss`, straight between two points; NaN if it begins below."""
-    for before, after in itertools.pairwise(points):
-        if before.loss > loss >= after.loss:
-            share = (before.loss - loss) / (before.loss - after.loss)
-            return before.up + before.down + share * (after.up + after.down - before.up - before.down)
-    return math.nan
-
-
 def report(found: Figures, chosen: argparse.Namespace) -> None:
     """At each way's best rate, beside the first way; and what each has sent when it is where the worst of them ends."""
     chosen_points = best(found)
@@ -274,7 +268,7 @@ def report(found: Figures, chosen: argparse.Namespace) -> None:
         (
             name, rate, f"{end.loss:.4f}", f"{100 * (end.loss / first.loss - 1):+.2f} %", f"{end.up / tokens:.4g}",
             f"{end.down / tokens:.4g}", f"{first.up / end.up:.1f}", f"{first.down / end.down:.1f}",
-            f"{bytes_to(points, worst) / 1e6:.4g}",
+            f"{reached([one.bytes for one in points], [one.loss for one in points], worst) / 1e6:.4g}",
         )
         for name, (rate, points) in chosen_points.items()
         for end in points[-1:]
@@ -290,9 +284,7 @@ def figure_of(found: Figures) -> Figure:
     for name, (rate, points) in best(found).items():
         losses = [point.loss for point in points]
         axes[0].plot([point.samples for point in points], losses, marker="o", label=f"{name}, rate {rate}")
-        axes[1].plot(
-            [point.up + point.down for point in points[1:]], losses[1:], marker="o"
-        )  # the first has sent nothing
+        axes[1].plot([point.bytes for point in points[1:]], losses[1:], marker="o")  # the first has sent nothing
     axes[0].set(xlabel="samples, all peers", ylabel="held-out loss [nats per character]")
     axes[1].set(xlabel="bytes of one peer, up and down", xscale="log")
     axes[0].legend(frameon=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import platform
 import sys
@@ -31,6 +33,16 @@ def machine() -> Figures:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load_before": psutil.getloadavg()[0],
     }
+
+
+def reached(places: Sequence[float], losses: Sequence[float], target: float) -> float:
+    """The place where a curve first is at `target`, straight between its points; NaN if it never is."""
+    if losses[0] <= target:
+        return places[0]
+    for (start, before), (end, after) in itertools.pairwise(zip(places, losses, strict=True)):
+        if after <= target:
+            return start + (before - target) / (before - after) * (end - start)
+    return math.nan
 
 
 def main(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Figures]) -> None:

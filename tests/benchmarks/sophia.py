@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from jupyter_swarm.protocol.rules import OptimizerRule
 from tests.optim.test_sophia import Written
 from tests.shards.test_hessian import CLIP, GNB, HUTCHINSON, WHOLE, backward, estimate, network, twenty_rounds
 
-from .reporting import Figures, main, table
+from .reporting import Figures, main, reached, table
 
 PEERS = {"1 peer": (0, 24), "3 peers": (0, 3, 14, 24)}
 """Where the round's 24 samples are cut."""
@@ -143,17 +142,6 @@ def run(recipe: Recipe, rule: OptimizerRule, steps: int, every: int, seed: int) 
     return curve
 
 
-def reached(curve: list[tuple[int, float, float]], target: float, axis: int) -> float:
-    """Where on that axis (0: steps, 1: CPU seconds) the curve first is at `target`, between evaluations linearly."""
-    for before, after in itertools.pairwise(curve):
-        if after[2] <= target:
-            if before[2] <= target:
-                return float(before[axis])
-            share = (before[2] - target) / (before[2] - after[2])
-            return before[axis] + share * (after[axis] - before[axis])
-    return math.nan
-
-
 def races(steps: int, seeds: int, quick: bool) -> Figures:
     """Tune both, run the best of each, compare."""
     recipe, every = loaded("tiny", 0.004), max(1, steps // 30)
@@ -168,7 +156,8 @@ def races(steps: int, seeds: int, quick: bool) -> Figures:
     }  # fmt: skip
     for pair in zip(curves["AdamW"], curves["Sophia"], strict=True):
         target = max(min(loss for _, _, loss in curve) for curve in pair)
-        (steps_a, steps_s), (cpu_a, cpu_s) = ([reached(curve, target, axis) for curve in pair] for axis in (0, 1))
+        both = [list(zip(*curve, strict=True)) for curve in pair]
+        (steps_a, steps_s), (cpu_a, cpu_s) = ([reached(one[axis], one[2], target) for one in both] for axis in (0, 1))
         found["seeds"].append(
             {
                 "target": target, "adamw": steps_a, "sophia": steps_s, "ratio": steps_a / steps_s,
