@@ -205,7 +205,7 @@ class Training:
         if any(stream.stream == Stream.HESSIAN for stream in rule.streams_of(self.round + 1)):
             assert isinstance(work, GradientSum)
             assert isinstance(rule.optimizer, Sophia)
-            estimate = work.finish()[0].sections[Stream.HESSIAN].div(loss.samples).to(self._computer.device)
+            estimate = work.finish()[0].sections[Stream.HESSIAN].div(loss.samples)
             self._give(estimate)
             self._optimizer.step_hessian(loss.samples * rule.predictions)
             for parameter, gradient in zip(work.parameters, gradients, strict=True):
@@ -232,7 +232,7 @@ class Training:
         begun = places_in(self._begun.sections[Stream.PARAMETERS], self._computer.layout)
         for parameter, value in zip(work.parameters, begun, strict=True):
             parameter.copy_(value)
-        self._give(vector.sections[Stream.PARAMETERS].to(self._computer.device))
+        self._give(vector.sections[Stream.PARAMETERS])
         return loss, work.steps
 
     def _give(self, section: torch.Tensor) -> None:

@@ -104,7 +104,7 @@ class Computer:
 
     def first_residual(self, file: ResidualFile | None = None) -> Residual:
         """Of a member that has sent nothing yet. file: where it lives on this peer's disk."""
-        return Residual(ErrorFeedback(self.layout), file)
+        return Residual(ErrorFeedback(self.layout, self.device), file)
 
     def first_view(self) -> View:
         """A view that begins with the model's own numbers."""

@@ -70,15 +70,15 @@ def peer_bytes(layout: Layout, rule: RoundRule) -> tuple[int, int]:
     """Bytes that a peer's vectors need beside its model and one set of gradients: where the model is, and on the CPU.
 
     Where the model is: a second set of gradients (the sum of those of earlier leases), or the inner optimizer's
-    moments; what Sophia estimates. On the CPU: the view, the contribution (where the model is on the CPU, that is the
-    first set of gradients), one that is late or is sent while steps go on, what error feedback keeps, and the packets
-    of the next version.
+    moments; what Sophia estimates; a contribution that is sent while steps go on (any other is the first set of
+    gradients); what error feedback keeps. On the CPU: the view, what is late, and the packets of the next version.
     """
     parameters, everything = 4 * layout.parameters, 4 * layout.elements
     if rule.contribution == "gradient_sum":
         vectors = 3 if isinstance(rule.optimizer, Sophia) else 1
     else:
         vectors = len(slot_names(rule.inner_optimizer)) if rule.inner_optimizer is not None else 0
-    late = parameters if rule.staleness or rule.overlap else 0
+    late = parameters if rule.staleness else 0
+    sent = parameters if rule.overlap else 0
     kept = parameters if any(stream.feedback for stream in rule.streams) else 0
-    return vectors * parameters, everything + late + kept + packet_bytes(layout, rule)
+    return vectors * parameters + sent + kept, everything + late + packet_bytes(layout, rule)

@@ -102,7 +102,7 @@ class ResidualFile:
         return time.monotonic() - self._written >= values.nbytes / _BYTES_PER_SECOND
 
     def save(self, stamp: Stamp, values: Tensor) -> None:
-        """Write `values` (1-D, fp32, on the CPU) in the background. Before they change, call `void`."""
+        """Write `values` (1-D, fp32, on any device) in the background. Before they change, call `void`."""
         self.void()
         self._stopped = stopped = threading.Event()
         self._written = time.monotonic()
@@ -141,10 +141,13 @@ class ResidualFile:
             if length + text != _head(stamp, values):
                 raise _Unusable("its file is of another kind")
             digest = hashlib.sha256()
+            scratch = torch.empty(min(_PIECE_ELEMENTS, values.numel()))
             for piece in torch.split(values, _PIECE_ELEMENTS):
-                if file.readinto(piece.numpy().data.cast("B")) != piece.nbytes:
+                read = scratch[: piece.numel()]
+                if file.readinto(read.numpy().data.cast("B")) != read.nbytes:
                     raise _Unusable("its file ends too soon")
-                digest.update(piece.numpy().data)
+                digest.update(read.numpy().data)
+                piece.copy_(read)
         if digest.hexdigest() != stamp.sha256:
             raise _Unusable("its file is damaged")
         return stamp

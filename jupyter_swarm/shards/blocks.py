@@ -14,13 +14,15 @@ from torch import Tensor
 
 from ..protocol.frames import Buffer
 from ..protocol.rules import Codec
-from ..protocol.sizes import BLOCKS, Blocks
+from ..protocol.sizes import BLOCKS, Blocks, encoded_bytes
 
 
 def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch: Tensor) -> None:
-    """Write fp32 `values` to the start of `buffer`. scratch: fp32, at least as many."""
+    """Write fp32 `values` to the start of `buffer`. scratch: fp32, at least as many, on the same device."""
     shape = BLOCKS[codec]
-    for part, scale, numbers in _rows(shape, values, buffer):
+    payload = torch.frombuffer(buffer, dtype=torch.uint8, count=encoded_bytes(codec, values.numel()))
+    room = payload if values.device == payload.device else torch.empty_like(payload, device=values.device)
+    for part, scale, numbers in _rows(shape, values, room):
         rounded = scratch[: part.numel()].view(part.shape)
         torch.amax(torch.abs(part, out=rounded), dim=1, out=scale)
         scale.div_(shape.largest)
@@ -33,12 +35,14 @@ def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch
             numbers.copy_(rounded[:, :half].add_(8))
             high = rounded[:, half:].add_(8).to(torch.uint8)
             numbers[:, : high.shape[1]].bitwise_or_(high.bitwise_left_shift_(4))
+    if room is not payload:
+        payload.copy_(room)
 
 
 def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
     """Write the numbers in `payload`, which has the right length, to fp32 `out`."""
     shape = BLOCKS[codec]
-    for part, scale, numbers in _rows(shape, out, payload):
+    for part, scale, numbers in _rows(shape, out, torch.frombuffer(payload, dtype=torch.uint8).to(out.device)):
         if shape.packed == 1:
             part.copy_(numbers.view(torch.int8))
         else:
@@ -49,15 +53,12 @@ def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
         part.mul_(scale[:, None])
 
 
-def _rows(shape: Blocks, values: Tensor, buffer: Buffer) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Values, scales and the numbers' bytes as rows of one block each; a shorter last block comes by itself."""
+def _rows(shape: Blocks, values: Tensor, room: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Values, scales and the numbers' bytes in `room`, as rows of one block each: a shorter last block by itself."""
     whole, rest = divmod(values.numel(), shape.elements)
     blocks = whole + bool(rest)
     size = shape.elements // shape.packed
-    scales = torch.frombuffer(buffer, dtype=torch.float32, count=blocks)
-    numbers = torch.frombuffer(
-        buffer, dtype=torch.uint8, count=whole * size + -(-rest // shape.packed), offset=4 * blocks
-    )
+    scales, numbers = room[: 4 * blocks].view(torch.float32), room[4 * blocks :]
     cut = whole * shape.elements
     rows = []
     if whole:

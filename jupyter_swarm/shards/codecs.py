@@ -8,7 +8,9 @@
 
 Decoding gives the same bits on every CPU: it is a conversion that is exact (FP16, BF16, integers to fp32) and then at
 most one fp32 multiplication, in a pass of its own so that no machine fuses it with an addition. NaN stays NaN, or is
-refused. `scratch` is an fp32 tensor of at least the chunk's length that the caller keeps.
+refused. Numbers that are encoded, decoded or accumulated may be on any device, and the arithmetic is done there; bytes
+are on the CPU. `scratch` is an fp32 tensor on the CPU, of at least the chunk's length, that the caller keeps: other
+devices keep freed memory themselves.
 """
 
 from __future__ import annotations
@@ -46,15 +48,14 @@ def new_scratch() -> Tensor:
 
 
 def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch: Tensor) -> int:
-    """Write `values` (1-D, contiguous; fp32, or int64 for INT64; on the CPU, but for TOPK anywhere) to the start of
-    `buffer`; returns the bytes."""
+    """Write `values` (1-D, contiguous; fp32, or int64 for INT64) to the start of `buffer`; returns the bytes."""
     count = values.numel()
     if codec in BLOCKS:
-        blocks.encode(codec, values, buffer, scratch)
+        blocks.encode(codec, values, buffer, _room(scratch, values))
     elif codec == Codec.TOPK:
         sparse.encode(values, buffer)
     elif codec == Codec.FP16:
-        limited = torch.clamp(values, -FP16_LARGEST, FP16_LARGEST, out=scratch[:count])
+        limited = torch.clamp(values, -FP16_LARGEST, FP16_LARGEST, out=_room(scratch, values))
         _numbers(codec, buffer, count).copy_(limited)
     else:
         _numbers(codec, buffer, count).copy_(values)
@@ -88,8 +89,12 @@ def accumulate(codec: Codec, payload: Buffer, weight: float, accumulator: Tensor
     if codec == Codec.TOPK:
         check_length(codec, payload, accumulator.numel())
         sparse.accumulate(payload, weight, accumulator)
-    else:
+    elif accumulator.device == scratch.device:
         accumulator.add_(decoded(codec, payload, accumulator.numel(), scratch), alpha=weight)
+    else:
+        numbers = torch.empty_like(accumulator)
+        decode(codec, payload, numbers)
+        accumulator.add_(numbers, alpha=weight)
 
 
 def square_of(codec: Codec, payload: Buffer, count: int, scratch: Tensor) -> float:
@@ -107,6 +112,11 @@ def check_length(codec: Codec, payload: Buffer, count: int) -> None:
         raise ProtocolError(
             f"{count} numbers in {codec.name} are {encoded_bytes(codec, count)} bytes; {len(payload)} came."
         )
+
+
+def _room(scratch: Tensor, values: Tensor) -> Tensor:
+    """As many numbers as `values` has, where they are."""
+    return scratch[: values.numel()] if values.device == scratch.device else torch.empty_like(values)
 
 
 def _numbers(codec: Codec, buffer: Buffer, count: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..protocol.layout import Layout, Stream
@@ -46,13 +47,14 @@ class ErrorFeedback:
         e ← e - Q(e)
 
     That assumes that Q(e) counts. If it does not, `put_back` gives it back to e. base: the version that the last
-    contribution was computed from. codec: the name of what it was sent with.
+    contribution was computed from. codec: the name of what it was sent with. device: where contributions are, and e.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, device: torch.device | None = None) -> None:
         self.base = 0
         self.codec = ""
         self._layout = layout
+        self._device = device
         self._residual: FlatVector | None = None
         self._scratch = new_scratch()
 
@@ -64,7 +66,7 @@ class ErrorFeedback:
     def room(self) -> Tensor:
         """The memory of e, zeros the first time."""
         if self._residual is None:
-            self._residual = FlatVector(self._layout, (Stream.PARAMETERS,))
+            self._residual = FlatVector(self._layout, (Stream.PARAMETERS,), self._device)
         return self._residual.sections[Stream.PARAMETERS]
 
     def encode(self, contribution: FlatVector, rule: StreamRule, version: int) -> Encoded:

@@ -26,16 +26,17 @@ class GradientSum:
     Hessian estimate is due each lease also sums that, between `begin_lease` and `end_lease`, in memory of its own that
     is taken when it is first wanted.
 
-    `parameters`: the trained tensors of the model, in the layout's order.
+    `parameters`: the trained tensors of the model, in the layout's order; `device`: that of the first.
     """
 
     def __init__(self, layout: Layout, model: nn.Module) -> None:
         self.layout = layout
         self.model = model
         self.parameters = trained(layout, model)
-        self._contribution = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS))
-        self._saved = FlatVector(layout, BUFFERS)
-        self._before = FlatVector(layout, BUFFERS)
+        self.device = self.parameters[0].device
+        self._contribution = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS), self.device)
+        self._saved = FlatVector(layout, BUFFERS, self.device)
+        self._before = FlatVector(layout, BUFFERS, self.device)
         self._sum = _Sum(layout, self.parameters, self._contribution.sections[Stream.PARAMETERS])
         self._hessian: _Sum | None = None
 
@@ -55,7 +56,7 @@ class GradientSum:
         """From here to `end_hessian` what is left in `.grad` is the estimate's: the gradient of the *sum* of the
         sampled loss over the lease's samples, or what `optim.hessian.add_hutchinson` makes of the sum of the loss."""
         if self._hessian is None:
-            section = FlatVector(self.layout, (Stream.HESSIAN,)).sections[Stream.HESSIAN]
+            section = FlatVector(self.layout, (Stream.HESSIAN,), self.device).sections[Stream.HESSIAN]
             self._contribution.sections[Stream.HESSIAN] = section
             self._hessian = _Sum(self.layout, self.parameters, section)
         self._sum.pause()
@@ -102,9 +103,6 @@ class GradientSum:
         """
         contribution = self._contribution
         contribution.fill(self.model, BUFFERS)
-        self._sum.copy_out()
-        if self._hessian is not None:
-            self._hessian.copy_out()
         return contribution, norms_of(contribution, hessian=self._hessian is not None and not self._hessian.empty)
 
 
@@ -119,8 +117,7 @@ class _Sum:
         self.empty = True
         self.pending: list[Tensor | None] = []
         self._parameters = parameters
-        self._section = section
-        self._flat = section.to(parameters[0].device)
+        self._flat = section
         self._places = places_in(self._flat, layout)
         self._beside: list[Tensor | None] = [None] * len(parameters)
 
@@ -161,10 +158,6 @@ class _Sum:
         if self.empty:
             self._flat.zero_()
         self.pending = []
-
-    def copy_out(self) -> None:
-        if not _same(self._section, self._flat):
-            self._section.copy_(self._flat)
 
 
 def trained(layout: Layout, model: nn.Module) -> list[Tensor]:

@@ -45,7 +45,7 @@ class FrameWriter:
         memory, which must not change before they are sent."""
         if codec not in LOSSLESS:
             return (self.frame(envelope, stream, codec, shard, start, values),)
-        payload = values.numpy().data.cast("B")
+        payload = values.cpu().numpy().data.cast("B")
         return self.wrapped(envelope, stream, codec, shard, start, values.numel(), payload)
 
     def wrapped(

@@ -34,9 +34,10 @@ class PseudoGradient:
     Parameters move in their own dtype: a model in bf16 or fp16 loses what of a step is smaller than half its last digit
     (keep the parameters fp32 and compute under autocast instead). Δ is taken from the view as that dtype holds it, so
     that rounding it is not mistaken for progress. Memory beside the model and the caller's view: one fp32 vector, which
-    is the gradients' until `finish` makes it Δ, and the moments; on another device than the CPU Δ once more on the CPU.
+    is the gradients' until `finish` makes it Δ, and the moments; all of it is where the model is.
 
-    `parameters`: the trained tensors of the model, in the layout's order. `steps`: the steps since `start`.
+    `parameters`: the trained tensors of the model, in the layout's order; `device`: that of the first. `steps`: since
+    `start`.
     """
 
     def __init__(self, layout: Layout, model: nn.Module, rule: RoundRule) -> None:
@@ -50,9 +51,10 @@ class PseudoGradient:
         self._clip_norm = rule.inner_clip_norm
         self._warm_up = rule.inner_steps * rule.fragments // WARM_UP_SHARE if slot_names(inner) else 0
         self._age = 0
-        self._contribution = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS))
-        self._saved = FlatVector(layout, BUFFERS)
-        self._flat = self._contribution.sections[Stream.PARAMETERS].to(self.parameters[0].device)
+        self.device = self.parameters[0].device
+        self._contribution = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS), self.device)
+        self._saved = FlatVector(layout, BUFFERS, self.device)
+        self._flat = self._contribution.sections[Stream.PARAMETERS]
         self._places = places_in(self._flat, layout)
         self._optimizer = RuleOptimizer(parameter_groups(layout, self.parameters, inner.weight_decay), inner)
 
@@ -123,9 +125,6 @@ class PseudoGradient:
         for spec, parameter, place in zip(specs_of(self.layout), self.parameters, self._places, strict=True):
             begun = view.slice(Stream.PARAMETERS, spec.start, spec.count).view(spec.shape)
             place.copy_(begun.to(parameter.device, parameter.dtype)).sub_(parameter.detach())
-        section = contribution.sections[Stream.PARAMETERS]
-        if section.data_ptr() != self._flat.data_ptr():
-            section.copy_(self._flat)
         return contribution, self._norms(contribution)
 
     def _norms(self, contribution: FlatVector) -> dict[str, float]:

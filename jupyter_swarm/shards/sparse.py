@@ -111,16 +111,17 @@ def _check(places: Array, scale: Array, ratios: Array, one: SparsePart) -> None:
 
 
 def decode(payload: Buffer, out: Tensor) -> None:
-    """Write the numbers in `payload` to fp32 `out`, zeros between them. Raises as `read`."""
+    """Write the numbers in `payload` to fp32 `out`, on any device, zeros between them. Raises as `read`."""
     found = read(payload, out.numel())
     out.zero_()
-    out[found.places] = found.numbers
+    out[found.places.to(out.device)] = found.numbers.to(out.device)
 
 
 def accumulate(payload: Buffer, weight: float, accumulator: Tensor) -> None:
-    """accumulator += weight * numbers, touching only those that are not zero. Raises as `read`."""
+    """accumulator += weight * numbers, on any device, touching only those that are not zero. Raises as `read`."""
     found = read(payload, accumulator.numel())
-    accumulator.index_add_(0, found.places, found.numbers, alpha=weight)
+    places, numbers = found.places.to(accumulator.device), found.numbers.to(accumulator.device)
+    accumulator.index_add_(0, places, numbers, alpha=weight)
 
 
 # --- bits

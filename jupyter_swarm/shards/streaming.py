@@ -44,7 +44,7 @@ class StreamingPseudoGradient(PseudoGradient):
         super().__init__(layout, model, rule)
         self.rule = rule
         self._drifts = False
-        self._sent = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS))
+        self._sent = FlatVector(layout, (Stream.PARAMETERS, *BUFFERS), self.device)
 
     def start(self, view: FlatVector) -> None:
         """Begin a round: the first time the model gets the view's numbers."""

@@ -34,18 +34,21 @@ def square_sum(values: Tensor) -> float:
 
 
 class FlatVector:
-    """All that a layout describes, or the sections named in `streams`, as one CPU tensor for each section.
+    """All that a layout describes, or the sections named in `streams`, as one tensor for each section: on the CPU, or
+    on the device where a model is trained (what is digested must be on the CPU).
 
     Slices are addressed as in frames: by the stream and the first element's place in the whole vector. A contribution
     may also have HESSIAN among its `streams`: as long as the parameters' section, in a tensor of its own.
     """
 
-    def __init__(self, layout: Layout, streams: Iterable[Stream] = SECTIONS) -> None:
+    def __init__(
+        self, layout: Layout, streams: Iterable[Stream] = SECTIONS, device: torch.device | None = None
+    ) -> None:
         self.layout = layout
         self.sections: dict[Stream, Tensor] = {}
         for stream in streams:
             start, stop = layout.sections[section_of(stream)]
-            self.sections[stream] = torch.zeros(stop - start, dtype=storage_dtype(stream))
+            self.sections[stream] = torch.zeros(stop - start, dtype=storage_dtype(stream), device=device)
 
     @classmethod
     def of(cls, layout: Layout, model: nn.Module) -> FlatVector:

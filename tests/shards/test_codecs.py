@@ -19,6 +19,8 @@ from jupyter_swarm.shards.codecs import (
     square_of,
 )  # fmt: skip
 
+from .elsewhere import ELSEWHERE, elsewhere
+
 FLOATING = [Codec.FP32, Codec.FP16, Codec.BF16, Codec.INT8, Codec.INT4]
 BLOCK_ELEMENTS = BLOCKS[Codec.INT8].elements
 SCRATCH = new_scratch()
@@ -118,3 +120,23 @@ def test_accumulate_adds_what_decode_gives(codec: Codec, count: int) -> None:
     accumulator = torch.ones(count)
     accumulate(codec, payload, 2.0, accumulator, SCRATCH)
     assert torch.equal(accumulator, torch.ones(count).add_(out, alpha=2.0))
+
+
+@pytest.mark.parametrize("codec", [*FLOATING, Codec.TOPK])
+@pytest.mark.parametrize("count", [1, 333, 9000])
+def test_every_device_makes_the_same_bytes_and_numbers(codec: Codec, count: int) -> None:
+    values = torch.randn(count)
+    payload, out = through(codec, values)
+    buffer, summed = bytearray(len(payload)), torch.ones(count)
+    accumulate(codec, payload, 2.0, summed, SCRATCH)
+    with elsewhere():
+        there = values.to(ELSEWHERE)
+        encode(codec, there, buffer, SCRATCH)
+        decoded_there, summed_there = torch.empty_like(there), torch.ones(count).to(ELSEWHERE)
+        decode(codec, payload, decoded_there)
+        accumulate(codec, payload, 2.0, summed_there, SCRATCH)
+        assert (decoded_there.device, summed_there.device) == (ELSEWHERE, ELSEWHERE)
+        decoded_here, summed_here = decoded_there.cpu(), summed_there.cpu()
+    assert bytes(buffer) == payload
+    assert torch.equal(decoded_here, out)
+    torch.testing.assert_close(summed_here, summed, rtol=1e-6, atol=1e-6)  # a GPU may multiply and add in one

@@ -15,6 +15,8 @@ from jupyter_swarm.shards.feedback import MISSED_ROUNDS, Encoded, ErrorFeedback
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.vector import FlatVector
 
+from .elsewhere import ELSEWHERE, elsewhere
+
 LAYOUT = layout_of(nn.Linear(99, 130))
 SIZE = LAYOUT.sections[Stream.PARAMETERS][1]
 CODECS = st.sampled_from([Codec.TOPK, Codec.INT4, Codec.INT8])
@@ -74,3 +76,23 @@ def test_every_chunk_of_a_large_model_is_there() -> None:
     encoded = ErrorFeedback(layout).encode(delta(0, layout), rule(Codec.INT8), 0)
     assert list(encoded.payloads) == list(range(0, size, CHUNK_ELEMENTS))
     torch.testing.assert_close(numbers(encoded, size), delta(0, layout).sections[Stream.PARAMETERS], atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("codec", [Codec.TOPK, Codec.INT4, Codec.FP32])
+def test_it_is_kept_where_the_contributions_are(codec: Codec) -> None:
+    here, sent = ErrorFeedback(LAYOUT), []
+    for round in range(3):
+        sent.append(here.encode(delta(round), rule(codec, 0.5), round))
+    here.put_back(sent[2])
+    with elsewhere():
+        there, vector = ErrorFeedback(LAYOUT, ELSEWHERE), FlatVector(LAYOUT, device=ELSEWHERE)
+        for round in range(3):
+            vector.copy_from(delta(round))
+            encoded = there.encode(vector, rule(codec, 0.5), round)
+            assert encoded.payloads == sent[round].payloads
+        there.put_back(encoded)
+        assert there.values is not None
+        assert there.values.device == ELSEWHERE
+        left = there.values.cpu()
+    assert here.values is not None
+    torch.testing.assert_close(left, here.values)

@@ -10,9 +10,10 @@ from jupyter_swarm.protocol.layout import Stream
 from jupyter_swarm.protocol.rules import Codec
 from jupyter_swarm.shards.carried import packet_codecs
 from jupyter_swarm.shards.incoming import PacketSet, SnapshotSet
-from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_bytes, value_frames
+from jupyter_swarm.shards.outgoing import Envelope, FrameWriter, contribution_bytes, contribution_frames, value_frames
 from jupyter_swarm.shards.vector import FlatVector
 
+from .elsewhere import ELSEWHERE, elsewhere
 from .rounds import GENERATION, TAG, contribution, frames_of, opened, prepare_of, prepared, rule_of, send, small
 
 
@@ -116,3 +117,18 @@ def test_a_snapshot_of_another_layout_is_refused() -> None:
     vector = FlatVector.of(layout, model)
     with pytest.raises(Refusal, match="chunks"):
         SnapshotSet(vector, TAG, GENERATION, 1, vector.chunk_digests()[1:])
+
+
+@pytest.mark.parametrize("up", [Codec.FP32, Codec.FP16, Codec.INT8, Codec.TOPK])
+def test_a_contribution_travels_alike_from_every_device(up: Codec) -> None:
+    rule, here = rule_of(SGD(0.1), up=up), contribution(one_round()[0].layout, 1)
+    envelope = Envelope(Kind.CONTRIBUTION, TAG, GENERATION, 1)
+
+    def frames(vector: FlatVector) -> list[bytes]:
+        return [b"".join(parts) for parts in contribution_frames(FrameWriter(), envelope, vector, rule)]
+
+    with elsewhere():
+        there = FlatVector(here.layout, here.sections, ELSEWHERE)
+        there.copy_from(here)
+        sent = frames(there)
+    assert sent == frames(here)
