@@ -1,11 +1,11 @@
 """How fast are the codecs? Encoding, decoding and merging a chunk, beside torch's addition and a copy of memory.
 
-    python -m tests.benchmarks.codecs [--seconds N] [--threads N] [--json FILE]
+    python -m tests.benchmarks.codecs [--seconds N] [--threads N] [--device cpu|cuda] [--json FILE]
 
 All speeds are GB of fp32 numbers a second, whatever the codec makes of them, on chunks as they travel (1 MiB of fp32),
-which are in the cache. *merge* is what a holder does with a contribution: decode, weigh, add; *check* is what it does
-when one arrives: read all of it for the norm. *feedback* is what a peer does: decay, add, encode, take off what is
-sent.
+which are in the cache. Numbers are on the device, bytes on the CPU, and getting from one to the other is a part of it.
+*merge* is what a holder does with a contribution: decode, weigh, add; *check* is what it does when one arrives: read all
+of it for the norm. *feedback* is what a peer does: decay, add, encode, take off what is sent.
 """
 
 from __future__ import annotations
@@ -39,15 +39,17 @@ def speed(work: Callable[[], object], seconds: float, count: int = _BYTES) -> fl
     while time.perf_counter() - start < seconds:
         work()
         rounds += 1
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return count * rounds / (time.perf_counter() - start) / 1e9
 
 
-def of_codec(codec: Codec, seconds: float) -> dict[str, float]:
-    values = torch.randn(CHUNK_ELEMENTS, generator=torch.Generator().manual_seed(1))
+def of_codec(codec: Codec, seconds: float, device: torch.device) -> dict[str, float]:
+    values = torch.randn(CHUNK_ELEMENTS, generator=torch.Generator().manual_seed(1)).to(device)
     out, sums, scratch = torch.empty_like(values), torch.zeros_like(values), new_scratch()
     buffer = bytearray(encoded_bytes(codec, CHUNK_ELEMENTS))
     layout = layout_of(nn.Linear(1024, 255))
-    contribution, feedback = FlatVector(layout), ErrorFeedback(layout)
+    contribution, feedback = FlatVector(layout, device=device), ErrorFeedback(layout, device)
     contribution.sections[Stream.PARAMETERS].normal_()
     stream = StreamRule(Stream.GRADIENT, up=codec, merge="mean", feedback=0.95)
     size = 4 * layout.parameters
@@ -63,11 +65,12 @@ def of_codec(codec: Codec, seconds: float) -> dict[str, float]:
 
 def measure(chosen: argparse.Namespace) -> Figures:
     torch.set_num_threads(chosen.threads)
-    one, other = torch.randn(CHUNK_ELEMENTS), torch.randn(CHUNK_ELEMENTS)
+    device = torch.device(chosen.device)
+    one, other = torch.randn(CHUNK_ELEMENTS).to(device), torch.randn(CHUNK_ELEMENTS).to(device)
     figures: Figures = {
         "copy": speed(lambda: one.copy_(other), chosen.seconds),
         "torch.add": speed(lambda: torch.add(one, other, out=one), chosen.seconds),
-        "codecs": {codec.name: of_codec(codec, chosen.seconds) for codec in CODECS},
+        "codecs": {codec.name: of_codec(codec, chosen.seconds, device) for codec in CODECS},
     }
     print(f"\nGB/s of fp32: a copy {figures['copy']:.1f}, torch.add {figures['torch.add']:.1f}")
     heads = ("codec", *figures["codecs"]["FP32"])
@@ -85,4 +88,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.codecs", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each is repeated")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="where the numbers are")
     main(parser, measure)
