@@ -1,8 +1,6 @@
 "use strict";
 /** What is shown. Whatever comes from others (names, reasons) gets into the page as text only. */
 const view = (() => {
-  const part = (id) => document.getElementById(id);
-  const CROWD = 24; // from so many peers on the table is a small one
   const SPEED_ROUNDS = 10;
   const DRAWING_MS = 500;
   const TABLE_ROWS = 40;
@@ -18,33 +16,6 @@ const view = (() => {
   const shown = { word: "", name: "", took: "" };
   let drawing = 0;
 
-  const count = (value) => value.toLocaleString("en", { maximumFractionDigits: 0 });
-  const short = (value) =>
-    value < 1000
-      ? String(Number(value.toPrecision(3)))
-      : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
-  const digits = (value) => (value === undefined || value === null ? "–" : value.toPrecision(value < 0.1 ? 3 : 4));
-  function bytes(value) {
-    const step = value < 1e3 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
-    const scaled = value / 1e3 ** step;
-    return `${scaled.toFixed(step && scaled < 10 ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB"][step]}`;
-  }
-  function duration(seconds) {
-    const minutes = Math.round(seconds / 60);
-    if (minutes < 1) return `${Math.round(seconds)} s`;
-    return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-  }
-  /** Setting what is there already would make browsers and screen readers work for nothing. */
-  function put(element, text) {
-    if (element.textContent !== text) element.textContent = text;
-  }
-  function make(name, className, text = "") {
-    const element = document.createElement(name);
-    element.className = className;
-    element.textContent = text;
-    return element;
-  }
-
   // --- the state
 
   /** `kind` chooses the colour; only a change of the word is read out. */
@@ -58,10 +29,6 @@ const view = (() => {
       document.title = `${word} · ${shown.name || "a swarm"}`;
     }
   }
-
-  /** The server's states begin their reasons with themselves, which the word above says already. */
-  const reasonOf = ({ state, reason }) =>
-    reason.startsWith(state) ? reason.slice(state.length).replace(/^:? /, "") : reason;
 
   function note(text) {
     part("note").hidden = !text;
@@ -84,7 +51,7 @@ const view = (() => {
 
   function status(now) {
     bare(false);
-    state(now.state, reasonOf(now));
+    state(now.state, peerTable.reasonOf(now));
     put(part("about"), [now.session, now.strategy].filter(Boolean).join(" · "));
     part("way").hidden = !now.rounds;
     part("rounds").max = now.rounds || 1;
@@ -95,7 +62,7 @@ const view = (() => {
     seen(now);
     tiles(now);
     sample(now.sample);
-    if (now.peers.length || now.state !== "finished") peers(now.peers, now.crowd);
+    if (now.peers.length || now.state !== "finished") peerTable.show(now.peers, now.crowd);
     draw();
   }
 
@@ -177,55 +144,13 @@ const view = (() => {
     return tile;
   }
 
-  // --- the peers
-
-  /** `list` may have the first of them only. */
-  function peers(list, crowd) {
-    const states = Object.entries(crowd.states).sort((one, other) => other[1] - one[1]);
-    const said = states.map(([word, number]) => `${count(number)} ${word}`);
-    const listed = crowd.peers > list.length ? `; ${count(list.length)} are listed` : "";
-    const all = said.length > 1 ? `${count(crowd.peers)}: ${said.join(", ")}` : said.join("") || "nobody yet";
-    put(part("crowd"), all + listed);
-    part("peers").classList.toggle("crowded", list.length > CROWD);
-    const rows = part("peer-rows");
-    const shared = list.some((peer) => peer.share); // not before the first round
-    while (rows.children.length > list.length) rows.lastChild.remove();
-    list.forEach((peer, number) => {
-      const [name, share, doing] = (rows.children[number] ?? rows.appendChild(rowOf())).children;
-      put(name, peer.name || peer.id);
-      const percent = 100 * (peer.share ?? 0);
-      share.firstChild.hidden = !shared;
-      share.firstChild.firstChild.style.width = `${percent}%`;
-      put(share.lastChild, !shared ? "" : `${percent.toFixed(list.length > CROWD ? 1 : 0)} %`);
-      put(doing.firstChild, peer.state);
-      put(doing.lastChild, whyOf(peer));
-    });
-  }
-
-  const whyOf = (peer) => {
-    const most = peer.state === "waiting" && peer.waited_for ? `, so far mostly because of ${peer.waited_for}` : "";
-    return peer.reason ? ` ${reasonOf(peer)}${most}` : "";
-  };
-
-  function rowOf() {
-    const row = make("tr", "");
-    const name = make("th", "");
-    name.scope = "row";
-    const [share, doing, bar] = [make("td", "share"), make("td", ""), make("span", "bar")];
-    bar.append(make("i", ""));
-    share.append(bar, make("span", ""));
-    doing.append(make("b", ""), make("span", "why"));
-    row.append(name, share, doing);
-    return row;
-  }
-
   /** Of a session that is over: who took part. */
   function tookPart({ members, count: everybody, done }) {
     const those = members.filter((one) => one.role === "peer");
     const { samples, bytes_up, bytes_down } = done;
     const inAll = everybody - members.length + those.length; // holders are few, and were there first
     [moved.before, moved.now] = [0, bytes_up + bytes_down];
-    peers(
+    peerTable.show(
       those.map((one) => ({
         name: one.name, id: one.member, state: "took part", share: samples && one.samples / samples,
       })),

@@ -4,8 +4,8 @@
 
 All speeds are GB of fp32 numbers a second, whatever the codec makes of them, on chunks as they travel (1 MiB of fp32),
 which are in the cache. Numbers are on the device, bytes on the CPU, and getting from one to the other is a part of it.
-*merge* is what a holder does with a contribution: decode, weigh, add; *check* is what it does when one arrives: read all
-of it for the norm. *feedback* is what a peer does: decay, add, encode, take off what is sent.
+*merge* is what a holder does with a contribution: decode, weigh, add; *check* is what it does when one arrives: read
+all of it for the norm. *feedback* is what a peer does: decay, add, encode, take off what is sent.
 """
 
 from __future__ import annotations

@@ -294,3 +294,17 @@ async def test_it_can_be_used_by_keyboard_and_read_by_a_screen_reader(swarm: Swa
         assert f"- {found}" in outline
     assert '- progressbar "Rounds done"' in outline
     assert '- rowheader "ann"' in outline
+
+
+async def test_it_says_what_was_measured_of_a_link(swarm: Swarm, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _ = await trained(swarm, 1, rounds=20)
+    runtime = swarm.manager.runtime(session)
+    await page.goto(await swarm.link(session, "viewer"))
+    row = page.locator("#peer-rows tr")
+    await expect(row).to_contain_text("ann100 %")
+    status = msgspec.to_builtins(runtime.status())
+    monkeypatch.setattr(runtime, "publish_status", lambda: None)
+    for up, down, said in ((0.0, 1.5e8, "↑ – ↓ 1,200 Mbit/s"), (1.234e6, 1.1e6, "↑ 9.9 ↓ 8.8 Mbit/s")):
+        status["peers"][0] |= {"up": up, "down": down}
+        runtime.publish("status", **status)
+        await expect(row.locator(".link")).to_have_text(said)
