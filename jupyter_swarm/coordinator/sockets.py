@@ -21,6 +21,7 @@ from ..protocol.errors import ProtocolError, SwarmError
 from ..protocol.frames import MAX_FRAME_BYTES, Buffer
 from ..protocol.messages import MAX_MESSAGE_BYTES, FromMember, Heartbeat, read_from_member
 from .connection import QUEUE_BYTES, Connection
+from .turns import Turns
 
 _JOINED = 4096
 _TURN = 8 << 20
@@ -167,6 +168,7 @@ class FrameSocket(WebSocketHandler, ABC):
         # tornado reads so much into memory of its own where it does not know how much is to come.
         self.ws_connection.stream.read_chunk_size = _JOINED
         self.connection = Connection(self.ws_connection, self.timing, self.queue_bytes)
+        self._turns: Turns = self.settings.setdefault("jupyter_swarm_turns", Turns())
         try:
             self.opened(*args, **kwargs)
         except SwarmError as error:
@@ -174,11 +176,11 @@ class FrameSocket(WebSocketHandler, ABC):
 
     async def take(self, opcode: int, payload: memoryview) -> None:
         """Pass one whole WebSocket message on. What comes while closing is not looked at."""
-        if self.connection.closing:
-            return
         self.connection.handling(True)
         try:
-            await (self._take_message(payload) if opcode == TEXT else self.received_frame(payload))
+            await self._turns.mine()
+            if not self.connection.closing:
+                await (self._take_message(payload) if opcode == TEXT else self.received_frame(payload))
         except SwarmError as error:
             self.connection.refuse(error)
         except Exception:
