@@ -29,7 +29,7 @@ class Rate(msgspec.Struct):
         return self.bytes / self.seconds if self.seconds else 0.0
 
 
-class Link(msgspec.Struct):
+class MeasuredLink(msgspec.Struct):
     """A peer's link as the server has measured it. round_trip: seconds; 0.0: not measured."""
 
     up: Rate = msgspec.field(default_factory=Rate)
@@ -37,7 +37,7 @@ class Link(msgspec.Struct):
     round_trip: float = 0.0
 
 
-class SharedLink(msgspec.Struct):
+class ServerLink(msgspec.Struct):
     """One direction of the server's link, which all peers share. rate: bytes per second that it has carried for them
     together, at least; 0.0 while too few moved something in one round to tell. rates, count: of the transfers of the
     round under way, their sum and their number."""
@@ -65,8 +65,8 @@ class Choosing(msgspec.Struct):
 
     strategy: str = ""
     compute: float = 0.0
-    up: SharedLink = msgspec.field(default_factory=SharedLink)
-    down: SharedLink = msgspec.field(default_factory=SharedLink)
+    up: ServerLink = msgspec.field(default_factory=ServerLink)
+    down: ServerLink = msgspec.field(default_factory=ServerLink)
     wanted: tuple[Codec, Codec] | None = None
     times: int = 0
     settled: bool = False

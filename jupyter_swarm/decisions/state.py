@@ -14,7 +14,7 @@ from ..protocol.messages import Announce
 from ..protocol.records import BookState, RoundRecord, ShardDigest, Skip
 from ..protocol.rules import Codec, RoundRule, SessionSettings, StrategyChange, rule_of, steps_of
 from ..protocol.standing import Standing
-from .rates import Choosing, Link
+from .rates import Choosing, MeasuredLink
 from .speed import Timing, weight
 
 Phase = Literal["placing", "open", "preparing", "recording", "finishing", "finished"]
@@ -104,7 +104,7 @@ class Peer(msgspec.Struct):
     speed: float = 0.0
     timing: Timing = msgspec.field(default_factory=Timing)
     upload_rate: float = 0.0
-    link: Link = msgspec.field(default_factory=Link)
+    link: MeasuredLink = msgspec.field(default_factory=MeasuredLink)
     codecs: tuple[int, ...] = tuple(Codec)
     strikes: int = 0
     failures: int = 0

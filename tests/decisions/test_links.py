@@ -13,7 +13,7 @@ from jupyter_swarm.decisions import events as e
 from jupyter_swarm.decisions import links
 from jupyter_swarm.decisions.effects import SetCodecs
 from jupyter_swarm.decisions.links import Way, choose, low, with_choice
-from jupyter_swarm.decisions.rates import Rate, SharedLink
+from jupyter_swarm.decisions.rates import Rate, ServerLink
 from jupyter_swarm.decisions.reducer import handle
 from jupyter_swarm.decisions.state import Crowd, State, new_state
 from jupyter_swarm.protocol import messages as m
@@ -117,7 +117,7 @@ def test_a_rate_lies_between_those_of_its_transfers(transfers: list[tuple[int, f
 
 
 def test_the_servers_link_is_seen_when_most_move_something_at_once() -> None:
-    link = SharedLink()
+    link = ServerLink()
     link.add(1000, 1.0)
     link.close(peers=4)
     assert link.rate == 0.0, "one transfer says nothing about what all share"
