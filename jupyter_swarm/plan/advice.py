@@ -47,9 +47,11 @@ def advice(scenario: Scenario, others: Iterable[tuple[str, RoundRule]] = ()) -> 
 
 
 def _codecs(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
-    """Fewer bytes for each number, in whichever direction a codec has fewer."""
+    """Fewer bytes for each number, in whichever direction a codec has fewer; the largest numbers only, where peers send
+    no others either."""
     gradient = scenario.rule.stream(Stream.GRADIENT)
-    for codec in (Codec.INT8, Codec.INT4):
+    sparse = (Codec.TOPK,) if gradient.up == Codec.TOPK else ()
+    for codec in (Codec.INT8, Codec.INT4, *sparse):
         up, down = (min(now, codec, key=_size) for now in (gradient.up, gradient.down))
         ways = [way for way, now, new in (("up", gradient.up, up), ("down", gradient.down, down)) if now != new]
         if ways:

@@ -37,7 +37,9 @@ def test_the_plans_of_the_readme(capsys: Capture, tmp_path: Path, monkeypatch: p
     assert re.search(r"^limited by +the server's uplink$", text, re.MULTILINE)
     assert re.search(r"^computing +22\.\d% of the time", text, re.MULTILINE)
     assert re.search(
-        r"1\. a server with a 10 times faster link: share of time computing 22% -> \d\d%, [\d.]+ times", text
+        r"1\. send topk down: share of time computing 22% -> \d\d%, [\d.]+ times the samples a second\n"
+        r"  2\. a server with a 10 times faster link: share of time computing 22% -> \d\d%, [\d.]+ times",
+        text,
     )
     assert "15 peers instead of 30 at this server" in text
     assert "Simulated" not in text

@@ -170,6 +170,10 @@ def test_advice_is_ranked_and_says_how_much() -> None:
     assert f"strategy sparse: share of time computing {before}" in texts
     assert "send int4 up and down" in texts
     assert "server with a 10 times faster link" in texts
+    assert "topk" not in texts
+    sparse = "\n".join(map(str, advice(replace(slow, rule=RULES["sparse"]))))
+    assert "send topk down" in sparse
+    assert "send int" not in sparse
     nothing = advice(scenario(parameters=10, peers=1, server=1e6, up=1e6, down=1e6))
     assert nothing == []
 
