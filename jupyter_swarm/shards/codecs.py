@@ -8,9 +8,10 @@
 
 Decoding gives the same bits on every CPU: it is a conversion that is exact (FP16, BF16, integers to fp32) and then at
 most one fp32 multiplication, in a pass of its own so that no machine fuses it with an addition. NaN stays NaN, or is
-refused. Numbers that are encoded, decoded or accumulated may be on any device, and the arithmetic is done there; bytes
-are on the CPU. `scratch` is an fp32 tensor on the CPU, of at least the chunk's length, that the caller keeps: other
-devices keep freed memory themselves.
+refused. Numbers that are encoded, decoded or accumulated may be on any device; bytes are on the CPU. A CUDA device does
+the arithmetic itself; from any other the numbers are taken to the CPU first, as not all of them shift bits as it does.
+`scratch` is an fp32 tensor on the CPU, of at least the chunk's length, that the caller keeps; other devices keep freed
+memory themselves.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def new_scratch() -> Tensor:
 def encode(codec: Codec, values: Tensor, buffer: bytearray | memoryview, scratch: Tensor) -> int:
     """Write `values` (1-D, contiguous; fp32, or int64 for INT64) to the start of `buffer`; returns the bytes."""
     count = values.numel()
+    values = values if _computes(values) else values.cpu()
     if codec in BLOCKS:
         blocks.encode(codec, values, buffer, _room(scratch, values))
     elif codec == Codec.TOPK:
@@ -76,7 +78,11 @@ def decode(codec: Codec, payload: Buffer, out: Tensor) -> None:
     """Write the numbers in `payload` to `out`. Raises `ProtocolError` if the payload has the wrong length, or says what
     cannot be."""
     check_length(codec, payload, out.numel())
-    if codec in BLOCKS:
+    if not _computes(out):
+        numbers = torch.empty_like(out, device="cpu")
+        decode(codec, payload, numbers)
+        out.copy_(numbers)
+    elif codec in BLOCKS:
         blocks.decode(codec, payload, out)
     elif codec == Codec.TOPK:
         sparse.decode(payload, out)
@@ -112,6 +118,11 @@ def check_length(codec: Codec, payload: Buffer, count: int) -> None:
         raise ProtocolError(
             f"{count} numbers in {codec.name} are {encoded_bytes(codec, count)} bytes; {len(payload)} came."
         )
+
+
+def _computes(numbers: Tensor) -> bool:
+    """Whether the arithmetic is done where they are."""
+    return numbers.device.type in ("cpu", "cuda")
 
 
 def _room(scratch: Tensor, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A device that is not the CPU: a GPU, or where there is none a pretended one, whose tensors are the CPU's but obey
+"""Devices that are not the CPU: real ones, or where there is none a pretended one, whose tensors are the CPU's but obey
 torch's rules between devices."""
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-ELSEWHERE = torch.device("cuda", 0)
+ELSEWHERE = (torch.device("cuda", 0), torch.device("mps", 0))
 
 
-def elsewhere() -> contextlib.AbstractContextManager[object]:
-    """In it, `ELSEWHERE` can be used."""
-    return contextlib.nullcontext() if torch.cuda.is_available() else _Pretended()
+def elsewhere(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """In it, one of `ELSEWHERE` can be used."""
+    there = torch.cuda.is_available() if device.type == "cuda" else torch.backends.mps.is_available()
+    return contextlib.nullcontext() if there else _Pretended(device)
 
 
 _BETWEEN_DEVICES = {"copy_", "to", "cpu", "empty_like", "zeros_like"}
 
 
 class _Pretended(TorchFunctionMode):
-    """While it is entered, what is made on or moved to `ELSEWHERE` is there. As with a real device an operation on
-    tensors of both places raises RuntimeError, and numpy sees only the CPU's memory (TypeError)."""
+    """While it is entered, what is made on or moved to the device is there. As with a real one an operation on tensors
+    of both places raises RuntimeError, and numpy sees only the CPU's memory (TypeError)."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
+        self._device = device
         self._there: dict[int, torch.UntypedStorage] = {}  # kept, so that no other gets its address
 
     def has(self, tensor: Tensor) -> bool:
@@ -48,7 +50,7 @@ class _Pretended(TorchFunctionMode):
         there = [self.has(one) for one in tensors]
         name = getattr(function, "__name__", "")
         if function == Tensor.device.__get__:  # type: ignore[attr-defined]
-            return ELSEWHERE if there[0] else torch.device("cpu")
+            return self._device if there[0] else torch.device("cpu")
         if name in ("numpy", "__array__") and there[0]:
             raise TypeError("numpy cannot see the memory of another device.")
         arrays = [bool(one.dim() and one.numel()) for one in tensors]
@@ -64,14 +66,13 @@ class _Pretended(TorchFunctionMode):
         moved = name in ("to", "cpu") and there[0] != place
         return tree_map(lambda one: self._placed(one, place, moved) if isinstance(one, Tensor) else one, result)
 
-    @staticmethod
-    def _place(name: str, args: Sequence[Any], named: Mapping[str, Any], there: list[bool]) -> bool:
+    def _place(self, name: str, args: Sequence[Any], named: Mapping[str, Any], there: list[bool]) -> bool:
         """Whether the result is there."""
-        devices = [one for one in (named.get("device"), *args) if isinstance(one, torch.device)]
+        devices = [one for one in (named.get("device"), *args) if isinstance(one, torch.device | str)]
         if name == "cpu":
             return False
         if devices:
-            return devices[0] == ELSEWHERE
+            return devices[0] == self._device
         return bool(there) and there[0]
 
     def _placed(self, tensor: Tensor, place: bool, moved: bool) -> Tensor:

@@ -124,18 +124,19 @@ def test_accumulate_adds_what_decode_gives(codec: Codec, count: int) -> None:
 
 @pytest.mark.parametrize("codec", [*FLOATING, Codec.TOPK])
 @pytest.mark.parametrize("count", [1, 333, 9000])
-def test_every_device_makes_the_same_bytes_and_numbers(codec: Codec, count: int) -> None:
+@pytest.mark.parametrize("device", ELSEWHERE, ids=str)
+def test_every_device_makes_the_same_bytes_and_numbers(codec: Codec, count: int, device: torch.device) -> None:
     values = torch.randn(count)
     payload, out = through(codec, values)
     buffer, summed = bytearray(len(payload)), torch.ones(count)
     accumulate(codec, payload, 2.0, summed, SCRATCH)
-    with elsewhere():
-        there = values.to(ELSEWHERE)
+    with elsewhere(device):
+        there = values.to(device)
         encode(codec, there, buffer, SCRATCH)
-        decoded_there, summed_there = torch.empty_like(there), torch.ones(count).to(ELSEWHERE)
+        decoded_there, summed_there = torch.empty_like(there), torch.ones(count).to(device)
         decode(codec, payload, decoded_there)
         accumulate(codec, payload, 2.0, summed_there, SCRATCH)
-        assert (decoded_there.device, summed_there.device) == (ELSEWHERE, ELSEWHERE)
+        assert (decoded_there.device, summed_there.device) == (device, device)
         decoded_here, summed_here = decoded_there.cpu(), summed_there.cpu()
     assert bytes(buffer) == payload
     assert torch.equal(decoded_here, out)

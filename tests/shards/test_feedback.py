@@ -79,20 +79,21 @@ def test_every_chunk_of_a_large_model_is_there() -> None:
 
 
 @pytest.mark.parametrize("codec", [Codec.TOPK, Codec.INT4, Codec.FP32])
-def test_it_is_kept_where_the_contributions_are(codec: Codec) -> None:
+@pytest.mark.parametrize("device", ELSEWHERE, ids=str)
+def test_it_is_kept_where_the_contributions_are(codec: Codec, device: torch.device) -> None:
     here, sent = ErrorFeedback(LAYOUT), []
     for round in range(3):
         sent.append(here.encode(delta(round), rule(codec, 0.5), round))
     here.put_back(sent[2])
-    with elsewhere():
-        there, vector = ErrorFeedback(LAYOUT, ELSEWHERE), FlatVector(LAYOUT, device=ELSEWHERE)
+    with elsewhere(device):
+        there, vector = ErrorFeedback(LAYOUT, device), FlatVector(LAYOUT, device=device)
         for round in range(3):
             vector.copy_from(delta(round))
             encoded = there.encode(vector, rule(codec, 0.5), round)
             assert encoded.payloads == sent[round].payloads
         there.put_back(encoded)
         assert there.values is not None
-        assert there.values.device == ELSEWHERE
+        assert there.values.device == device
         left = there.values.cpu()
     assert here.values is not None
     torch.testing.assert_close(left, here.values)

@@ -120,15 +120,16 @@ def test_a_snapshot_of_another_layout_is_refused() -> None:
 
 
 @pytest.mark.parametrize("up", [Codec.FP32, Codec.FP16, Codec.INT8, Codec.TOPK])
-def test_a_contribution_travels_alike_from_every_device(up: Codec) -> None:
+@pytest.mark.parametrize("device", ELSEWHERE, ids=str)
+def test_a_contribution_travels_alike_from_every_device(up: Codec, device: torch.device) -> None:
     rule, here = rule_of(SGD(0.1), up=up), contribution(one_round()[0].layout, 1)
     envelope = Envelope(Kind.CONTRIBUTION, TAG, GENERATION, 1)
 
     def frames(vector: FlatVector) -> list[bytes]:
         return [b"".join(parts) for parts in contribution_frames(FrameWriter(), envelope, vector, rule)]
 
-    with elsewhere():
-        there = FlatVector(here.layout, here.sections, ELSEWHERE)
+    with elsewhere(device):
+        there = FlatVector(here.layout, here.sections, device)
         there.copy_from(here)
         sent = frames(there)
     assert sent == frames(here)
