@@ -21,7 +21,7 @@ def elsewhere(device: torch.device) -> contextlib.AbstractContextManager[object]
     return contextlib.nullcontext() if there else _Pretended(device)
 
 
-_BETWEEN_DEVICES = {"copy_", "to", "cpu", "empty_like", "zeros_like"}
+_BETWEEN_DEVICES = {"copy_", "to", "cpu", "empty_like", "zeros_like", "__set__", "_has_compatible_shallow_copy_type"}
 
 
 class _Pretended(TorchFunctionMode):
