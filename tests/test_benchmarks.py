@@ -220,7 +220,7 @@ def test_every_way_of_the_convergence_benchmark_learns_and_counts_its_bytes() ->
 
 
 def test_the_speed_of_each_codec_is_measured() -> None:
-    found = codecs.measure(argparse.Namespace(seconds=0.01, threads=1))
+    found = codecs.measure(argparse.Namespace(device="cpu", seconds=0.01, threads=1))
     assert set(found["codecs"]) == {codec.name for codec in codecs.CODECS}
     assert all(speed > 0 for one in found["codecs"].values() for speed in one.values())
     assert found["codecs"]["TOPK"]["times fewer"] > 143
