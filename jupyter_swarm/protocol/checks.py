@@ -10,7 +10,7 @@ import msgspec
 from .errors import SettingError
 from .layout import Stream
 from .limits import check_numbers
-from .rules import RULE_VERSION, RoundRule, Schedule, SessionSettings, SessionSpec
+from .rules import RULE_VERSION, Codec, RoundRule, Schedule, SessionSettings, SessionSpec
 
 
 def check_spec(spec: SessionSpec) -> None:
@@ -36,6 +36,7 @@ def check_rule(rule: RoundRule, settings: SessionSettings, samples: int) -> None
         raise SettingError(f"The rule has format {rule.version}; this server reads format {RULE_VERSION}.")
     if rule.merging != "staged":
         raise SettingError(f"This version cannot merge {rule.merging!r} rounds.", todo="Choose merging='staged'.")
+    _check_codecs(rule)
     check_numbers(rule)
     streams = [one.stream for one in rule.streams]
     if Stream.GRADIENT not in streams or len(set(streams)) < len(streams):
@@ -85,6 +86,16 @@ def check_rule(rule: RoundRule, settings: SessionSettings, samples: int) -> None
             "Its codec is part of how it learns, or its transfers hide behind its steps.",
             'Say codec="auto" to EveryStep or LocalUpdates only.',
         )
+
+
+def _check_codecs(rule: RoundRule) -> None:
+    known = [codec for codec in Codec if codec != Codec.INT64]  # which is for counters
+    for one in rule.streams:
+        for way, codec in (("up", one.up), ("down", one.down)):
+            if not isinstance(codec, Codec) or (one.stream == Stream.GRADIENT and codec not in known):
+                said = f"Codec.{codec.name}" if isinstance(codec, Codec) else repr(codec)
+                todo = f"Choose one of {', '.join(f'Codec.{one.name}' for one in known)}."
+                raise SettingError(f"{way} is {said}, by which no gradients can be sent.", todo=todo)
 
 
 def is_auto(codec: str | None) -> bool:

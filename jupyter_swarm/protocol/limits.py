@@ -60,9 +60,10 @@ def _check_ranges(settings: msgspec.Struct) -> None:
     whose = f"{kind}: " if kind not in ("RoundRule", "SessionSettings") else ""
     for name in settings.__struct_fields__:
         value = getattr(settings, name)
-        if isinstance(value, msgspec.Struct):
-            _check_ranges(value)
-        elif name in limits:
+        structs = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, msgspec.Struct)]
+        for one in structs:
+            _check_ranges(one)
+        if name in limits:
             low, high = limits[name]
             if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
                 raise SettingError(f"{whose}{name} is {value}.", todo=f"Choose a value from {low} to {high}.")

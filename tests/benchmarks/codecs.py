@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from jupyter_swarm import Codec
+from jupyter_swarm.peer.compute import pick_device
+from jupyter_swarm.protocol.errors import SettingError
 from jupyter_swarm.protocol.layout import CHUNK_ELEMENTS, Stream
 from jupyter_swarm.protocol.rules import StreamRule
 from jupyter_swarm.protocol.sizes import encoded_bytes
@@ -26,6 +28,7 @@ from jupyter_swarm.shards.feedback import ErrorFeedback
 from jupyter_swarm.shards.layout import layout_of
 from jupyter_swarm.shards.vector import FlatVector
 
+from .harness import Failed
 from .reporting import Figures, main, table
 
 CODECS = (Codec.FP32, Codec.FP16, Codec.BF16, Codec.INT8, Codec.INT4, Codec.TOPK)
@@ -65,7 +68,10 @@ def of_codec(codec: Codec, seconds: float, device: torch.device) -> dict[str, fl
 
 def measure(chosen: argparse.Namespace) -> Figures:
     torch.set_num_threads(chosen.threads)
-    device = torch.device(chosen.device)
+    try:
+        device = pick_device(chosen.device)
+    except SettingError as error:
+        raise Failed(str(error)) from error
     one, other = torch.randn(CHUNK_ELEMENTS).to(device), torch.randn(CHUNK_ELEMENTS).to(device)
     figures: Figures = {
         "copy": speed(lambda: one.copy_(other), chosen.seconds),

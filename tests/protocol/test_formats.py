@@ -132,6 +132,18 @@ SPEC = SessionSpec("Digits", "r" * 64, "l" * 64, RULE, SessionSettings(), 1000, 
         ({"rule": msgspec.structs.replace(RULE, streams=RULE.streams * 2)}, "one twice"),
         ({"rule": msgspec.structs.replace(RULE, optimizer=SGD(0.1, schedule=Schedule("cosine", 9)))}, "ends at 0"),
         ({"rule": msgspec.structs.replace(RULE, optimizer=AdamW("0.1"))}, "wrong kind"),
+        (
+            {"rule": msgspec.structs.replace(RULE, streams=(StreamRule(Stream.GRADIENT, feedback=1.5),))},
+            "feedback is 1.5",
+        ),
+        (
+            {"rule": msgspec.structs.replace(RULE, streams=(StreamRule(Stream.GRADIENT, up="topk"),))},
+            r"up is 'topk'(.|\n)*Codec.TOPK",
+        ),
+        (
+            {"rule": msgspec.structs.replace(RULE, streams=(StreamRule(Stream.GRADIENT, down=Codec.INT64),))},
+            "down is Codec.INT64",
+        ),
         ({"rule": msgspec.structs.replace(RULE, optimizer=Sophia(0.1, estimator="exact"))}, "wrong kind"),
     ],
 )
