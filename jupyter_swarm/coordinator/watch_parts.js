@@ -1,5 +1,5 @@
 "use strict";
-/** Elements of the page, and numbers as they are written on it. */
+/** Elements of the page, and how numbers and reasons are written on it. */
 
 const part = (id) => document.getElementById(id);
 
@@ -29,3 +29,6 @@ function make(name, className, text = "") {
   element.textContent = text;
   return element;
 }
+/** The server's states begin their reasons with themselves, which the word above says already. */
+const reasonOf = ({ state, reason }) =>
+  reason.startsWith(state) ? reason.slice(state.length).replace(/^:? /, "") : reason;

@@ -3,10 +3,6 @@
 const peerTable = (() => {
   const CROWD = 24; // from so many peers on the table is a small one
 
-  /** The server's states begin their reasons with themselves, which the word above says already. */
-  const reasonOf = ({ state, reason }) =>
-    reason.startsWith(state) ? reason.slice(state.length).replace(/^:? /, "") : reason;
-
   /** `list` may have the first of them only. */
   function show(list, crowd) {
     const states = Object.entries(crowd.states).sort((one, other) => other[1] - one[1]);
@@ -55,5 +51,5 @@ const peerTable = (() => {
     return row;
   }
 
-  return { show, reasonOf };
+  return { show };
 })();

@@ -51,7 +51,7 @@ const view = (() => {
 
   function status(now) {
     bare(false);
-    state(now.state, peerTable.reasonOf(now));
+    state(now.state, reasonOf(now));
     put(part("about"), [now.session, now.strategy].filter(Boolean).join(" · "));
     part("way").hidden = !now.rounds;
     part("rounds").max = now.rounds || 1;

@@ -94,7 +94,7 @@ def _check_codecs(rule: RoundRule) -> None:
         for way, codec in (("up", one.up), ("down", one.down)):
             if not isinstance(codec, Codec) or (one.stream == Stream.GRADIENT and codec not in known):
                 said = f"Codec.{codec.name}" if isinstance(codec, Codec) else repr(codec)
-                todo = f"Choose one of {', '.join(f'Codec.{one.name}' for one in known)}."
+                todo = f"Choose one of {', '.join(f'Codec.{each.name}' for each in known)}."
                 raise SettingError(f"{way} is {said}, by which no gradients can be sent.", todo=todo)
 
 
